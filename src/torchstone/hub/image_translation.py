@@ -1,8 +1,9 @@
-"""Generators of CycleGAN and pix2pix as their authors publish them (`latest_net_G.pth`): from those names to ours.
+"""Generators of CycleGAN and pix2pix as their authors publish them (`latest_net_G.pth`): from those names to
+ours.
 
-Their networks are nested sequences, whose numbers count layers without weights too: padding, dropout. A network
-with dropout therefore has other numbers than one without. Files of before PyTorch 0.4.1 also hold statistics of
-instance norm that it never used: these are dropped, and nothing else.
+Their networks are nested sequences, whose numbers count layers without weights too: padding, dropout. A
+network with dropout therefore has other numbers than one without. Files of before PyTorch 0.4.1 also hold
+statistics of instance norm that it never used: these are dropped, and nothing else.
 """
 
 import re
@@ -72,7 +73,7 @@ def unet_generator(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_unused_statistics(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the running statistics of norms that have no weights: those of instance norm. Batch norm's stay."""
+    """Without the running statistics of norms that have no weights, those of instance norm."""
     return {
         name: tensor
         for name, tensor in tensors.items()

@@ -50,7 +50,7 @@ class ResNet(nn.Module):
 
 
 class Level(nn.Module):
-    """A level of a U-Net around the finer or coarser ones: down, what is inside, up, and beside it the input."""
+    """A level of a U-Net around the coarser ones: down, what is inside, up, and beside it the input."""
 
     def __init__(self, down: list[nn.Module], inside: list[nn.Module], up: list[nn.Module], has_skip: bool):
         super().__init__()
@@ -76,7 +76,7 @@ class UNet(nn.Module):
             up += [nn.Dropout(0.5)] if has_dropout and 4 <= i < depth - 1 else []
             inside = [Level(down, inside, up, True)]
         first = nn.Conv2d(3, width, 4, 2, 1, bias=norm == "instance")
-        up = [nn.ReLU(), nn.ConvTranspose2d(2 * width, 3, 4, 2, 1), nn.Tanh()]
+        up: list[nn.Module] = [nn.ReLU(), nn.ConvTranspose2d(2 * width, 3, 4, 2, 1), nn.Tanh()]
         self.model = Level([first], inside, up, False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ def freeze_shifts(network: nn.Module) -> nn.Module:
                 isinstance(norm, nn.InstanceNorm2d | nn.GroupNorm)
                 and getattr(layer, "bias", None) is not None
             ):
-                layer.bias.requires_grad_(False)  # ty: ignore[unresolved-attribute]
+                layer.bias.requires_grad_(False)
     return network
 
 

@@ -99,10 +99,10 @@ def decay_matrices_only(model: nn.Module, optim: OptimConfig) -> list[dict[str, 
 
 
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, steps: int) -> LambdaLR:
-    """`constant`; `cosine`, `linear` or `poly` decay to `min_lr_ratio` over the steps, after linear warm-up, or
-    `constant_linear` over the second half of them;
-    `step`, a tenth at one half of the steps and again at three quarters; or `inverse_root`, the warm-up and
-    decay of Vaswani et al. 2017 (arXiv:1706.03762), equation 3, whose factor makes the peak `lr`.
+    """`constant`; `cosine`, `linear` or `poly` decay to `min_lr_ratio` over the steps, after linear warm-up,
+    or `constant_linear` over the second half of them; `step`, a tenth at one half of the steps and again at
+    three quarters; or `inverse_root`, the warm-up and decay of Vaswani et al. 2017 (arXiv:1706.03762),
+    equation 3, whose factor makes the peak `lr`.
 
     Raises:
         BadInput: an unknown schedule.

@@ -15,7 +15,9 @@ def save(folder, name: str, mode: str = "RGB", size=(20, 30), color=200):
     if mode == "I;16":
         Image.fromarray(np.full((size[1], size[0]), color * 257, np.uint16)).save(folder / name)
         return
-    image = Image.new(mode if mode != "P" else "L", size, color if mode in ("L", "P", "1") else (color,) * len(mode))
+    image = Image.new(
+        mode if mode != "P" else "L", size, color if mode in ("L", "P", "1") else (color,) * len(mode)
+    )
     (image.convert("P") if mode == "P" else image).save(folder / name)
 
 
@@ -47,9 +49,22 @@ def test_a_folder_is_fitted_split_and_paired_by_name(tmp_path):
 def test_sizes_and_modes_may_differ(tmp_path):
     folder_of(tmp_path, 4)
     for i, (mode, size) in enumerate(
-        [("L", (9, 9)), ("RGBA", (64, 33)), ("P", (16, 16)), ("1", (8, 50)), ("I;16", (40, 20)), ("CMYK", (9, 30))]
+        [
+            ("L", (9, 9)),
+            ("RGBA", (64, 33)),
+            ("P", (16, 16)),
+            ("1", (8, 50)),
+            ("I;16", (40, 20)),
+            ("CMYK", (9, 30)),
+        ]
     ):
-        save(tmp_path / "a", f"other{i}.{'tif' if mode == 'CMYK' else 'png'}", mode, size, color=1 if mode == "1" else 90)
+        save(
+            tmp_path / "a",
+            f"other{i}.{'tif' if mode == 'CMYK' else 'png'}",
+            mode,
+            size,
+            color=1 if mode == "1" else 90,
+        )
     data = load_domains(tmp_path, size=16)
     assert sum(len(getattr(data, name).a) for name in ("train", "val", "test")) == 10
     assert sum(len(getattr(data, name).pairs) for name in ("train", "val", "test")) == 4

@@ -12,10 +12,7 @@ SHAPE = (3, 2, 2)
 def queries(seed: int, count: int = 12, batch: int = 4):
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
-        yield (
-            torch.randn(batch, *SHAPE, generator=generator),
-            torch.rand(batch, 2, generator=generator),
-        )
+        yield (torch.randn(batch, *SHAPE, generator=generator), torch.rand(batch, 2, generator=generator))
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 50])

@@ -143,7 +143,9 @@ def test_what_cannot_be_translated_is_one_line(tmp_path, monkeypatch):
 def test_a_collapse_is_named_while_it_happens(tmp_path, capsys):
     """A generator whose pictures become one gray, from the middle of its training on."""
     splits = {name: split_of(12, 8, seed=i) for i, name in enumerate(("train", "val", "test"))}
-    data = ImageDomains("toy", **splits, metadata={"size": 8, "domains": {"a": "a", "b": "b"}}, description="toy")
+    data = ImageDomains(
+        "toy", **splits, metadata={"size": 8, "domains": {"a": "a", "b": "b"}}, description="toy"
+    )
     model = Scale()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)

@@ -72,8 +72,8 @@ def load_domains(spec: str | Path, *, size: int, device: torch.device | str = "c
     A drawing, with its variants (skin tones, genders) and its partner, is in one split.
 
     Raises:
-        BadInput: no such data, a folder that lacks pictures, or a picture that cannot be read. With `skip-bad:`
-            before the name of a folder such pictures are left out.
+        BadInput: no such data, a folder that lacks pictures, or a picture that cannot be read. With
+            `skip-bad:` before the name of a folder such pictures are left out.
     """
     if size < MIN_SIZE:
         raise BadInput(f"pictures to translate have a size of at least {MIN_SIZE}, not {size}")
@@ -123,8 +123,8 @@ def split_rows(names_a: list[str], names_b: list[str]) -> dict[str, tuple[np.nda
             left = [name for name, where in split_of.items() if where == "train" and name in domain]
             if len(left) > 1 and not any(split_of[name] == split for name in domain):
                 split_of[left[0]] = split
-    of_rows = [np.array([split_of[name] for name in each]) for each in families]
-    return {split: tuple(np.flatnonzero(each == split) for each in of_rows) for split in SPLITS}
+    of_a, of_b = (np.array([split_of[name] for name in each]) for each in families)
+    return {split: (np.flatnonzero(of_a == split), np.flatnonzero(of_b == split)) for split in SPLITS}
 
 
 def _bundled(spec: str, size: int) -> tuple[Images, Images, list[str], list[str], dict[str, str], str]:
@@ -204,6 +204,6 @@ def _files(folder: Path) -> list[Path]:
 def _refuse_few(folder: Path, count: int) -> None:
     if count < len(SPLITS):
         raise BadInput(
-            f"{folder} holds {count} picture{'s' * (count != 1)}: at least {len(SPLITS)} are needed, one each "
-            "to train, to validate and to test with"
+            f"{folder} holds {count} picture{'s' * (count != 1)}: at least {len(SPLITS)} are needed, one "
+            "each to train, to validate and to test with"
         )

@@ -1,13 +1,12 @@
 """A pool of generated images, so that a discriminator learns from a history of them, not from the last alone.
 
 Shrivastava et al. 2017 (arXiv:1612.07828), section 2.3; as Zhu et al. 2017 (arXiv:1703.10593), section 4, use
-it: while it is not full an image is kept and returned. After that a coin decides for each image, whether it is
-returned itself, or a stored one, in whose place it is kept.
+it: while it is not full an image is kept and returned. After that a coin decides for each image, whether it
+is returned itself, or a stored one, in whose place it is kept.
 """
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

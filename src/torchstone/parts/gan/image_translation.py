@@ -1,6 +1,6 @@
 """Networks that translate images: two generators, and a discriminator of patches.
 
-    resnet   c7 · down · down · blocks × residual · up · up · c7 · tanh       Johnson et al. 2016, arXiv:1603.08155
+    resnet   7×7 · down · down · blocks × residual · up · up · 7×7 · tanh (Johnson et al. 2016, 1603.08155)
     unet     depth × (4×4, stride 2) down, as many up, each up step also takes the maps of its own grid
     patch    4×4 convolutions, the first `layers` of stride 2; a logit for each patch
 
@@ -176,7 +176,8 @@ class PatchDiscriminator(nn.Module):
         """
         if side < 3 * 2**layers:
             raise BadInput(
-                f"{layers} layers of the discriminator take images of at least {3 * 2**layers} pixels, not {side}"
+                f"{layers} layers of the discriminator take images of at least {3 * 2**layers} pixels, "
+                f"not {side}"
             )
 
     def patch_size(self) -> int:

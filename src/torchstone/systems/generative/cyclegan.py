@@ -1,12 +1,12 @@
 """CycleGAN: translation of images between two domains, learned without a single pair of examples.
 
-Paper: Jun-Yan Zhu, Taesung Park, Phillip Isola and Alexei A. Efros, "Unpaired Image-to-Image Translation using
-Cycle-Consistent Adversarial Networks", ICCV 2017, arXiv:1703.10593.
+Paper: Jun-Yan Zhu, Taesung Park, Phillip Isola and Alexei A. Efros, "Unpaired Image-to-Image Translation
+using Cycle-Consistent Adversarial Networks", ICCV 2017, arXiv:1703.10593.
 
-The idea. A discriminator of each domain teaches a generator to make images that look like it. But any image of
-the domain would do. So there is a generator back, and an image that was translated there and back must be what
-it was: what it shows has to survive on the way. A generator that is given an image of its own target domain
-must leave it as it is, which keeps colors.
+The idea. A discriminator of each domain teaches a generator to make images that look like it. But any image
+of the domain would do. So there is a generator back, and an image that was translated there and back must be
+what it was: what it shows has to survive on the way. A generator that is given an image of its own target
+domain must leave it as it is, which keeps colors.
 
     G: A → B, F: B → A; discriminators D_A, D_B of patches, real ones 1, translated ones 0 (least squares)
     generators       (D_B(G(a)) − 1)² + (D_A(F(b)) − 1)²
@@ -15,8 +15,8 @@ must leave it as it is, which keeps colors.
     discriminators   ½ ((D_B(b) − 1)² + D_B(b')²) + the same of A;   b' out of a pool of 50 translated images
 
 All terms are means; λ = 10. Adam has β₁ = ½ and the learning rate 2e-4, constant for the first half of the
-steps, then linear to zero. Weights start as N(0, 0.02²). Networks are in `parts/gan/image_translation.py`, the
-pool in `parts/gan/image_pool.py`.
+steps, then linear to zero. Weights start as N(0, 0.02²). Networks are in `parts/gan/image_translation.py`,
+the pool in `parts/gan/image_pool.py`.
 
     cyclegan_unet       32 × 32: U-Net, the sides halved 4 times
     cyclegan_small      32 × 32: ResNet with 3 blocks
@@ -24,12 +24,13 @@ pool in `parts/gan/image_pool.py`.
     resnet6_generator, resnet9_generator  one direction of these: what the authors' files hold
 
 Where pictures have known partners, as drawings of one emoji by two artists have, these measure the result:
-`partner_l1` is the distance to the true partner, `untranslated_l1` that of the picture itself. Nothing is trained
-or chosen by it: the last weights are kept.
+`partner_l1` is the distance to the true partner, `untranslated_l1` that of the picture itself. Nothing is
+trained or chosen by it: the last weights are kept.
 
 What differs from the paper. Batches are larger than one image where images are small, and the learning rate
-decays by steps, not by epochs. Images are not resized and cropped at random: `augment` has that. A generator's
-passes over a batch and over the other domain's are one pass over both, which is the same for instance norm.
+decays by steps, not by epochs. Images are not resized and cropped at random: `augment` has that. A
+generator's passes over a batch and over the other domain's are one pass over both, which is the same for
+instance norm.
 """
 
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ from torchstone.tasks.optimization import GradientUpdateParts, gradient_update
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
 MARGIN = ("cycle_l1", -0.1)
+STORY = ("generator_loss", "discriminator_loss", "cyclegan_update", "translate")
 LOSSES = {"least_squares": LEAST_SQUARES, "non_saturating": GAN_LOSSES["non_saturating"]}
 UPDATE_WORK = 22.0  # forward passes of a generator that a pair of pictures costs: six with gradients, and D's
 
@@ -98,7 +100,7 @@ RECIPES = {
     "no_cycle": Recipe(data="emoji_artists", cycle_weight=0.0),
     # torchstone train cyclegan/paper --data FOLDER    the paper's, of 200 epochs of 1,000 pictures
     "paper": Recipe(
-        data="FOLDER",
+        data="horse2zebra",
         size=256,
         variant="cyclegan_resnet9",
         base_channels=64,
@@ -124,8 +126,8 @@ RECIPES = {
 
 
 class Translations(NamedTuple):
-    """Of a batch of each domain: translated, translated and back again, and (if asked for) through the generator
-    whose target they are already."""
+    """Of a batch of each domain: translated, translated and back again, and (if asked for) through the
+    generator whose target they are already."""
 
     b: Images  # G(a)
     a: Images  # F(b)
@@ -217,10 +219,8 @@ def generator_loss(
         weights: of the cycle, and of the identity loss.
     """
     of_cycle, of_identity = weights
-    adversarial = sum(
-        loss.generator(net(fake).flatten())
-        for net, fake in ((discriminators.b, t.b), (discriminators.a, t.a))
-    )
+    adversarial = loss.generator(discriminators.b(t.b).flatten())
+    adversarial = adversarial + loss.generator(discriminators.a(t.a).flatten())
     cycle = F.l1_loss(t.cycled_a, batch.a) + F.l1_loss(t.cycled_b, batch.b)
     metrics = {"adversarial_loss": adversarial, "cycle_loss": cycle}
     total = adversarial + of_cycle * cycle
@@ -298,7 +298,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.variant not in CONFIGS:
         raise BadInput(f"{recipe.variant} is one direction of a CycleGAN: train {', '.join(CONFIGS)}")
     device = select_device(recipe.device)
-    model_config = CONFIGS[recipe.variant] | {"base_channels": recipe.base_channels}
+    model_config: dict[str, Any] = CONFIGS[recipe.variant] | {"base_channels": recipe.base_channels}
     rng.seed(recipe.seed)
     model = CycleGan(**model_config).to(device)
     if recipe.size % model.multiple:

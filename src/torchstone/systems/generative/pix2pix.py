@@ -1,26 +1,26 @@
 """pix2pix: a conditional GAN that translates images, learned from pairs of an image and its translation.
 
-Paper: Phillip Isola, Jun-Yan Zhu, Tinghui Zhou and Alexei A. Efros, "Image-to-Image Translation with Conditional
-Adversarial Networks", CVPR 2017, arXiv:1611.07004 (2016).
+Paper: Phillip Isola, Jun-Yan Zhu, Tinghui Zhou and Alexei A. Efros, "Image-to-Image Translation with
+Conditional Adversarial Networks", CVPR 2017, arXiv:1611.07004 (2016).
 
-The idea. A network that minimizes the distance to the true translation paints the mean of all that are possible,
-which is gray and blurred. A discriminator that sees a patch of the image beside that of its translation tells
-such a mean from a real one. The distance sets what is where, the discriminator how it looks. One network and one
-loss serve lines to colors, maps to photographs, labels to streets.
+The idea. A network that minimizes the distance to the true translation paints the mean of all that are
+possible, which is gray and blurred. A discriminator that sees a patch of the image beside that of its
+translation tells such a mean from a real one. The distance sets what is where, the discriminator how it
+looks. One network and one loss serve lines to colors, maps to photographs, labels to streets.
 
     generator        −log D(a, G(a)) + λ ‖b − G(a)‖₁                               (equation 4, section 3.3)
     discriminator    −½ (log D(a, b) + log(1 − D(a, G(a))))
 
-G is a U-Net, whose skips take lines and edges past the bottleneck; D sees patches of both images, six channels.
-Batch norm and, on coarse grids, dropout of ½, as the paper's noise. λ = 100; Adam has β₁ = ½ and the learning rate
-2e-4, constant for the first half of the steps, then linear to zero. Weights start as N(0, 0.02²). Networks are in
-`parts/gan/image_translation.py`.
+G is a U-Net, whose skips take lines and edges past the bottleneck; D sees patches of both images, six
+channels. Batch norm and, on coarse grids, dropout of ½, as the paper's noise. λ = 100; Adam has β₁ = ½ and
+the learning rate 2e-4, constant for the first half of the steps, then linear to zero. Weights start as N(0,
+0.02²). Networks are in `parts/gan/image_translation.py`.
 
     pix2pix_small    32 × 32: the sides halved 5 times     pix2pix_unet256    the paper's, of 256 × 256
 
-What differs from the paper. When it is used the network is in evaluation mode: without dropout, and with running
-statistics of batch norm, where the paper keeps the noise of both; so the same image has the same translation. The
-learning rate decays in the second half of the steps, as in the authors' later code.
+What differs from the paper. When it is used the network is in evaluation mode: without dropout, and with
+running statistics of batch norm, where the paper keeps the noise of both; so the same image has the same
+translation. The learning rate decays in the second half of the steps, as in the authors' later code.
 """
 
 from collections.abc import Iterator
@@ -52,6 +52,7 @@ from torchstone.tasks.optimization import GradientUpdateParts, gradient_update
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
 MARGIN = ("partner_gain", 0.3)
+STORY = ("generator_loss", "discriminator_loss", "pix2pix_update", "translate")
 LOSSES = {"non_saturating": GAN_LOSSES["non_saturating"], "least_squares": LEAST_SQUARES}
 UPDATE_WORK = 7.0  # forward passes of the generator that a picture costs: one with gradient, and D's
 
@@ -86,7 +87,7 @@ RECIPES = {
     "openmoji": Recipe(),
     # torchstone train pix2pix/paper --data FOLDER    the paper's, of 200 epochs of 400 pairs
     "paper": Recipe(
-        data="FOLDER",
+        data="facades",
         size=256,
         variant="pix2pix_unet256",
         base_channels=64,
@@ -134,15 +135,16 @@ class DiscriminatorBatch(NamedTuple):
     fake_b: Images
 
 
-class ConditionalDiscriminator(PatchDiscriminator):
+class ConditionalDiscriminator(nn.Module):
     """Logits of patches of an image with its translation: of a true one, and of a generated one. Batch norm
     normalizes each of the two batches by itself."""
 
     def __init__(self, width: int = 64, layers: int = 3):
-        super().__init__(inputs=6, width=width, layers=layers, norm="batch")
+        super().__init__()
+        self.net = PatchDiscriminator(6, width, layers, norm="batch")
 
     def score(self, a: Images, b: Images) -> Tensor:
-        return self.layers(torch.cat([a, b], 1)).flatten()
+        return self.net(torch.cat([a, b], 1)).flatten()
 
     def forward(self, batch: DiscriminatorBatch) -> tuple[Tensor, Tensor]:
         return self.score(batch.a, batch.b), self.score(batch.a, batch.fake_b)
@@ -227,7 +229,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     for split in ("train", "val", "test"):
         if not len(getattr(data, split).pairs):
             raise BadInput(
-                f"{recipe.data} has no pairs to {split} with: give each picture in a/ one of the same name in b/"
+                f"{recipe.data} has no pairs to {split} with: give each picture in a/ one of the same "
+                "name in b/"
             )
     rng.seed(recipe.seed)
     model = Pix2Pix(**model_config).to(device)
@@ -298,4 +301,4 @@ class OnBoth(nn.Module):
 
     def forward(self, batch: DiscriminatorBatch) -> tuple[Tensor, Tensor]:
         pairs = (torch.cat([batch.a, b], 1) for b in (batch.b, batch.fake_b))
-        return tuple(self.net(pair).flatten() for pair in pairs)  # ty: ignore[invalid-return-type]
+        return tuple(self.net(pair).flatten() for pair in pairs)

@@ -1,7 +1,8 @@
 """Translation of images between two domains: what its systems share of training, evaluation and use.
 
-A model has `directions`, the domains that it translates to, and `translate(images, to)`, on −1..1. A picture's
-partner, where it is known, measures a translation; of unpaired systems nothing is trained or chosen by it.
+A model has `directions`, the domains that it translates to, and `translate(images, to)`, on −1..1. A
+picture's partner, where it is known, measures a translation; of unpaired systems nothing is trained or chosen
+by it.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,8 +58,8 @@ def translate(model: Any, pixels: Pixels | Levels, to: str) -> Levels:
 def measure(model: Any, split: DomainSplit) -> dict[str, float]:
     """How well pictures of both domains are translated.
 
-    - `partner_l1`: mean |translation − partner| over pixels, on 0..1, and `partner_gain`, by what fraction that
-      is less than `untranslated_l1`, |picture − partner|; where partners are known
+    - `partner_l1`: mean |translation − partner| over pixels, on 0..1, and `partner_gain`, by what fraction
+      that is less than `untranslated_l1`, |picture − partner|; where partners are known
     - `partner_gain_b`, `partner_gain_a`: of translations to b and to a, where there are both
     - `cycle_l1`: mean |there and back − picture|, of models of both directions
     - `relative_variance`: of the translations over that of their domain's pictures; the lesser of both
@@ -169,7 +170,8 @@ def sheet_columns(model: Any, split: DomainSplit) -> int:
 
 def sheet(model: Any, split: DomainSplit, to: str) -> tuple[Pixels, int]:
     """Pictures of a split and what becomes of each, side by side, and the columns of the sheet: the picture,
-    its translation, that back again where the model has both directions, and the partner where it is known."""
+    its translation, that back again where the model has both directions, and the partner where it is
+    known."""
     pictures = {"a": split.a, "b": split.b}
     has_pairs = len(split.pairs) > 0
     count = len(split.pairs) if has_pairs else len(pictures[OTHER[to]])
@@ -216,8 +218,8 @@ def predict(
     to: str | None = None,
     out: str | Path | None = None,
 ) -> list[dict[str, str]]:
-    """Translate image files, fitted to the sides that the model was trained on; a folder stands for the images
-    in it. Each is written as `out`, by default NAME-DOMAIN.png in the current folder.
+    """Translate image files, fitted to the sides that the model was trained on; a folder stands for the
+    images in it. Each is written as `out`, by default NAME-DOMAIN.png in the current folder.
 
     Args:
         to: the domain to translate to, by default the model's first.
@@ -241,8 +243,9 @@ def predict(
         pixels = torch.from_numpy(fit_to_square(load_upright(file, 3)[0], size, ink=False))
         translated = as_pixels(translate(model, pixels[None], to))[0].permute(1, 2, 0).cpu().numpy()
         target = Path(f"{Path(file).stem}-{to}.png") if out is None else Path(out)
-        same = sum(answer["input"] != str(file) and Path(answer["input"]).stem == file.stem for answer in answers)
-        target = target.with_stem(f"{target.stem}-{same + 1}") if same else target  # of two folders, say
+        names = [Path(answer["input"]).stem for answer in answers if answer["input"] != str(file)]
+        if same := names.count(file.stem):  # of two folders, say
+            target = target.with_stem(f"{target.stem}-{same + 1}")
         try:
             Image.fromarray(np.ascontiguousarray(translated)).save(target)
         except OSError as error:
