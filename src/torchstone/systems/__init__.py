@@ -167,7 +167,7 @@ pix2pix: pix2pix, 2016. Isola, Zhu, Zhou and Efros, arXiv:1611.07004
 cyclegan: CycleGAN, 2017. Zhu, Park, Isola and Efros, arXiv:1703.10593
     variants: cyclegan_unet cyclegan_small cyclegan_resnet6 cyclegan_resnet9 resnet6_generator
         resnet9_generator
-    recipes: openmoji artists no_cycle paper smoke
+    recipes: openmoji artists artists_minute no_cycle paper smoke
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
     variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
     recipes: digits moons mnist5k cifar10 smoke

@@ -75,8 +75,8 @@ class Recipe:
     data: str = "openmoji"  # data set: openmoji, twemoji, digits, or a folder with a/ and b/
     size: int = 32  # image side length in pixels
     variant: str = "cyclegan_unet"  # network variant
-    base_channels: int = 32  # channels of the generators on the finest grid
-    discriminator_channels: int = 32  # channels of the discriminators on the finest grid
+    base_channels: int = 16  # channels of the generators on the finest grid
+    discriminator_channels: int = 16  # channels of the discriminators on the finest grid
     discriminator_layers: int = (
         2  # strided convolutions of the discriminators: 1, 2, 3 for patches of 16, 34, 70
     )
@@ -85,10 +85,10 @@ class Recipe:
     identity_weight: float = 5.0  # identity loss weight (the paper's ½ λ)
     pool_size: int = 50  # image pool: stored translations of each domain, 0 for none
     augment: str = "flip"  # augmentation of both domains
-    steps: int = 3000  # number of updates
-    batch_size: int = 8  # pictures of each domain per update
+    steps: int = 800  # number of updates
+    batch_size: int = 4  # pictures of each domain per update
     optim: OptimConfig = OptimConfig(
-        lr=5e-4, beta1=0.5, lr_schedule="constant_linear", ema_decay=0.998
+        lr=1e-3, beta1=0.5, lr_schedule="constant_linear", ema_decay=0.99
     )  # optimizer, schedule, precision
     seed: int = 0  # random seed of weights, data order and pools
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -96,7 +96,11 @@ class Recipe:
 
 RECIPES = {
     "openmoji": Recipe(),
-    "artists": Recipe(data="emoji_artists"),
+    "artists": Recipe(
+        data="emoji_artists", steps=10_000, optim=replace(Recipe.optim, lr=5e-4, ema_decay=0.998)
+    ),
+    "artists_minute": Recipe(data="emoji_artists"),
+    # the control
     "no_cycle": Recipe(data="emoji_artists", cycle_weight=0.0),
     # torchstone train cyclegan/paper --data FOLDER    the paper's, of 200 epochs of 1,000 pictures
     "paper": Recipe(
@@ -120,6 +124,7 @@ RECIPES = {
         pool_size=20,
         augment="none",
         steps=60,
+        batch_size=8,
         optim=replace(Recipe.optim, lr=2e-3, ema_decay=0.9),
     ),
 }

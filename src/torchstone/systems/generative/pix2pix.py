@@ -66,18 +66,18 @@ class Recipe:
     )
     size: int = 32  # image side length in pixels
     variant: str = "pix2pix_small"  # network variant
-    base_channels: int = 32  # channels of the generator on the finest grid
-    discriminator_channels: int = 32  # channels of the discriminator on the finest grid
+    base_channels: int = 16  # channels of the generator on the finest grid
+    discriminator_channels: int = 16  # channels of the discriminator on the finest grid
     discriminator_layers: int = (
         2  # strided convolutions of the discriminator: 1, 2, 3 for patches of 16, 34, 70
     )
     loss: Literal["non_saturating", "least_squares"] = "non_saturating"  # GAN loss
     l1_weight: float = 100.0  # weight λ of the distance to the true translation
     augment: str = "flip"  # augmentation of both images alike
-    steps: int = 2500  # number of updates
+    steps: int = 800  # number of updates
     batch_size: int = 16  # pairs per update
     optim: OptimConfig = OptimConfig(
-        lr=5e-4, beta1=0.5, lr_schedule="constant_linear"
+        lr=1e-3, beta1=0.5, lr_schedule="constant_linear"
     )  # optimizer, schedule, precision
     seed: int = 0  # random seed of weights, data order and dropout
     device: str = "auto"  # device: auto, cpu, cuda or mps
