@@ -5,11 +5,10 @@ import torch
 
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
-from torchstone.hub.image_translation import unet_generator
 from torchstone.references import randomize_weights
 from torchstone.references.image_translation import Patches, UNet, train_pix2pix
 from torchstone.systems.generative import pix2pix
-from torchstone.systems.generative.pix2pix import ConditionalDiscriminator, Pix2Pix, pix2pix_update
+from torchstone.systems.generative.pix2pix import ConditionalDiscriminator, Pix2Pix, pix2pix_update, published
 
 WIDTH = 3
 
@@ -22,7 +21,7 @@ def networks(depth: int, layers: int) -> tuple[Pix2Pix, ConditionalDiscriminator
     theirs = {"G": randomize_weights(UNet(WIDTH, depth)).double(), "D": Patches(6, WIDTH, layers, "batch")}
     randomize_weights(theirs["D"].double())
     model, discriminator = Pix2Pix(depth, WIDTH).double(), ConditionalDiscriminator(WIDTH, layers).double()
-    model.load_state_dict(unet_generator(theirs["G"].state_dict()))
+    model.load_state_dict(published("", theirs["G"].state_dict()))
     own = theirs["D"].state_dict().values()
     discriminator.load_state_dict(dict(zip(discriminator.state_dict(), own, strict=True)))
     return model, discriminator, theirs
@@ -57,7 +56,7 @@ def test_updates_are_those_of_the_plain_equations(fields, depth, layers, batch):
     for row, wanted in zip(rows, expected, strict=True):
         for name, value in wanted.items():
             assert abs(float(row[name]) - value) <= 1e-9 * max(1, abs(value)), name
-    found = unet_generator(theirs["G"].state_dict())
+    found = published("", theirs["G"].state_dict())
     for name, value in model.state_dict().items():
         assert torch.allclose(value, found[name], rtol=0, atol=1e-9), name
     for a, b in zip(discriminator.state_dict().values(), theirs["D"].state_dict().values(), strict=True):

@@ -112,7 +112,7 @@ RECIPES = {
 }
 
 
-class Pix2Pix(UNetGenerator):
+class Pix2Pix(nn.Module):
     """The generator, with the one direction that it has.
 
     Args:
@@ -122,11 +122,15 @@ class Pix2Pix(UNetGenerator):
     directions = ("b",)
 
     def __init__(self, depth: int = 8, base_channels: int = 64):
-        super().__init__(width=base_channels, depth=depth)
-        self.multiple = 2**depth  # of which sides are
+        super().__init__()
+        self.generator = UNetGenerator(width=base_channels, depth=depth)
+
+    def forward(self, a: Images) -> Images:
+        """G(a)."""
+        return self.generator(a)
 
     def translate(self, images: Images, to: str = "b") -> Images:
-        return self(images)
+        return self.generator(images)
 
 
 class DiscriminatorBatch(NamedTuple):
@@ -266,7 +270,7 @@ FACTS = [
 
 def published(variant: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """An authors' file by our names (`hub/image_translation.py`)."""
-    return unet_generator(tensors)
+    return {f"generator.{name}": tensor for name, tensor in unet_generator(tensors).items()}
 
 
 def reference() -> Iterator[ParityCase]:
@@ -279,7 +283,9 @@ def reference() -> Iterator[ParityCase]:
         for training in (True, False):
             ours, theirs = Pix2Pix(depth, width), plain.UNet(width, depth)
             label = f"halved {depth} times, {'train' if training else 'eval'}"
-            yield plain.generator_case(ours, theirs, unet_generator, 2**depth, label, training=training)
+            yield plain.generator_case(
+                ours, theirs, partial(published, ""), 2**depth, label, training=training
+            )
     for width, layers, side in ((4, 1, 10), (3, 2, 16), (2, 3, 34)):
         ours, theirs = ConditionalDiscriminator(width, layers), plain.Patches(6, width, layers, "batch")
         ours.load_state_dict(
