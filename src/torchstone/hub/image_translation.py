@@ -33,9 +33,7 @@ def resnet_generator(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not layers or any(len(path) > 2 for path in paths.values()):
         raise BadInput(f"{_first(tensors)} is no tensor of a ResNet generator")
     last = max(layers)
-    has_dropout = any(path[1:] == [7] for path in paths.values()) or not any(
-        path[1:] == [5] and tensors[name].ndim == 4 for name, path in paths.items()
-    )
+    has_dropout = not any(path[1:] == [5] for path in paths.values())  # which then is padding
     named = {}
     for name, path in paths.items():
         end = name.rpartition(".")[2]

@@ -96,11 +96,13 @@ class Recipe:
 
 RECIPES = {
     "openmoji": Recipe(),
+    # torchstone train cyclegan/artists --data FOLDER          about ten minutes of a core
     "artists": Recipe(
         data="emoji_artists", steps=10_000, optim=replace(Recipe.optim, lr=5e-4, ema_decay=0.998)
     ),
+    # torchstone train cyclegan/artists-minute --data FOLDER   54 s of a core   5.5 % nearer to the partner
     "artists_minute": Recipe(data="emoji_artists"),
-    # the control
+    # the control, without the cycle loss                      54 s of a core   3.3 %
     "no_cycle": Recipe(data="emoji_artists", cycle_weight=0.0),
     # torchstone train cyclegan/paper --data FOLDER    the paper's, of 200 epochs of 1,000 pictures
     "paper": Recipe(
