@@ -168,6 +168,9 @@ cyclegan: CycleGAN, 2017. Zhu, Park, Isola and Efros, arXiv:1703.10593
     variants: cyclegan_unet cyclegan_small cyclegan_resnet6 cyclegan_resnet9 resnet6_generator
         resnet9_generator
     recipes: openmoji artists artists_minute no_cycle paper smoke
+vqvae: VQ-VAE, 2017. van den Oord, Vinyals and Kavukcuoglu, arXiv:1711.00937
+    variants: vqvae vqvae_mnist vqvae_digits
+    recipes: mnist5k cifar10 smoke
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
     variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
     recipes: digits moons mnist5k cifar10 smoke
