@@ -31,6 +31,8 @@ def for_predict(metadata: dict[str, Any], folder: Path) -> tuple[list[Any], dict
     if task in IMAGES:
         is_point = not any(key in metadata for key in ("picture", "image"))
         value: Any = "0,1" if is_point else _image(folder / "ring.png")
+    elif task == "image_translation":
+        value, options = _image(folder / "ring.png"), {"out": str(folder / "translated.png")}
     elif task == "image_text":
         value, options = _image(folder / "ring.png"), {"labels": "a ring,a house"}
     elif task == "tabular":

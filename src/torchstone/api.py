@@ -584,7 +584,7 @@ TYPES: dict[str, Any] = {
     **dict.fromkeys(("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo"), float),
     **dict.fromkeys(("top_k", "seed"), int),
     **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask", "search"), str),
-    **dict.fromkeys(("image", "from_label", "to_label"), str),
+    **dict.fromkeys(("image", "from_label", "to_label", "to"), str),
 }
 
 

@@ -18,6 +18,7 @@ from torchstone.systems import CATALOGUE
 
 # what recipes name that is neither bundled nor generated: fetched from a hub, or a folder or file of one's own
 ELSEWHERE = ("hf:", "cifar10", "voc", "jsb-chorales", "fsdd", "ETTh1.csv", "adult")
+ELSEWHERE += ("emoji_artists", "horse2zebra", "facades")
 
 ON_SCREEN = ("Hopper", "HalfCheetah")  # what MuJoCo draws needs one
 
@@ -55,7 +56,7 @@ SLOW = frozenset(
         *("longformer/sentiment", "longformer/masked", "longformer/paper"),
         *("bigbird/sentiment", "bigbird/masked", "bigbird/paper"),
         *("linformer/sentiment", "linformer/masked", "linformer/paper"),
-        *("vlm/openmoji",),
+        *("vlm/openmoji", "cyclegan/openmoji", "pix2pix/openmoji"),
         *("clip/openmoji", "clip/emoji", "clip/languages"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),

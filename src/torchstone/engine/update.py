@@ -30,9 +30,9 @@ class OptimConfig:
     beta2: float = 0.999  # Adam β2 (second-moment decay)
     eps: float = 1e-8  # Adam ε, added to the denominator
     weight_decay: float = 0.0  # weight decay
-    lr_schedule: Literal["constant", "cosine", "linear", "poly", "step", "inverse_root"] = (
-        "cosine"  # learning-rate schedule after warm-up
-    )
+    lr_schedule: Literal[
+        "constant", "cosine", "linear", "constant_linear", "poly", "step", "inverse_root"
+    ] = "cosine"  # learning-rate schedule after warm-up
     warmup_ratio: float = 0.0  # fraction of steps of linear warm-up
     min_lr_ratio: float = 0.0  # final learning rate as a fraction of the peak
     max_grad_norm: float | None = None  # gradient clipping: largest norm, none for no limit

@@ -33,6 +33,8 @@ class SeedStream(IntEnum):
     VAE_FRAMES = 40  # which frames of random episodes, and their order
     LATENT_SEQUENCES = 41  # where a world model's sequences begin, and their latent states
     DREAMS = 42  # episodes in a world model
+    SECOND_DOMAIN = 50  # the order of the second of two domains
+    IMAGE_POOL = 51  # which generated images a pool keeps and returns
     MODEL_TRAINING = 33  # which transitions a model of the environment is trained on, and in which order
     MODEL_ROLLOUTS = 34  # where they branch off, what is predicted, and which of it is learned from
     # these share a number with one above; no run has both of a pair

@@ -161,6 +161,13 @@ cgan: Conditional GAN, 2014. Mirza and Osindero, arXiv:1411.1784
 dcgan: DCGAN, 2015. Radford, Metz and Chintala, arXiv:1511.06434
     variants: dcgan dcgan_mnist dcgan_digits
     recipes: mnist5k mnist smoke
+pix2pix: pix2pix, 2016. Isola, Zhu, Zhou and Efros, arXiv:1611.07004
+    variants: pix2pix_small pix2pix_unet256
+    recipes: openmoji paper smoke
+cyclegan: CycleGAN, 2017. Zhu, Park, Isola and Efros, arXiv:1703.10593
+    variants: cyclegan_unet cyclegan_small cyclegan_resnet6 cyclegan_resnet9 resnet6_generator
+        resnet9_generator
+    recipes: openmoji artists artists_minute no_cycle paper smoke
 vqvae: VQ-VAE, 2017. van den Oord, Vinyals and Kavukcuoglu, arXiv:1711.00937
     variants: vqvae vqvae_mnist vqvae_digits
     recipes: mnist5k cifar10 smoke

@@ -31,6 +31,7 @@ GAN = (
     f"loss discriminator_loss real_logit fake_logit {SAMPLES} mode_collapse frechet_distance_untrained "
     "frechet_distance_train fd_ratio_vs_untrained"
 )
+TRANSLATED = "partner_l1 untranslated_l1 partner_gain relative_variance mode_collapse"  # of images
 SWEEP = "frechet_distance precision recall confident_rate label_accuracy diversity"
 KINDS = ("category", "color", "count", "clock", "emoji_clock", "digit", "parity")  # of questions
 ANSWERS = " ".join(f"{kind}_accuracy" for kind in KINDS)
@@ -67,6 +68,9 @@ METRICS = {
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",
     "dcgan": GAN,
+    "pix2pix": f"loss adversarial_loss l1_loss discriminator_loss {TRANSLATED}",
+    "cyclegan": f"loss adversarial_loss cycle_loss identity_loss discriminator_loss {TRANSLATED} "
+    "partner_gain_a partner_gain_b cycle_l1",
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
     "glow": "loss bits_per_dimension histogram",
     "flowpp": "loss bits_per_dimension importance_bound histogram",

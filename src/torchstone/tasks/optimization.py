@@ -99,9 +99,10 @@ def decay_matrices_only(model: nn.Module, optim: OptimConfig) -> list[dict[str, 
 
 
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, steps: int) -> LambdaLR:
-    """`constant`; `cosine`, `linear` or `poly` decay to `min_lr_ratio` over the steps, after linear warm-up;
-    `step`, a tenth at one half of the steps and again at three quarters; or `inverse_root`, the warm-up and
-    decay of Vaswani et al. 2017 (arXiv:1706.03762), equation 3, whose factor makes the peak `lr`.
+    """`constant`; `cosine`, `linear` or `poly` decay to `min_lr_ratio` over the steps, after linear warm-up,
+    or `constant_linear` over the second half of them; `step`, a tenth at one half of the steps and again at
+    three quarters; or `inverse_root`, the warm-up and decay of Vaswani et al. 2017 (arXiv:1706.03762),
+    equation 3, whose factor makes the peak `lr`.
 
     Raises:
         BadInput: an unknown schedule.
@@ -112,6 +113,8 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, step
         "constant": lambda done: 1.0,
         "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
         "linear": lambda done: 1 - done,
+        # Zhu et al. 2017, arXiv:1703.10593, section 4: constant for the first half
+        "constant_linear": lambda done: min(1.0, 2 * (1 - done)),
         # Chen et al. 2016, arXiv:1606.00915, section 4.1.1
         "poly": lambda done: (1 - done) ** 0.9,
         # He et al. 2015, arXiv:1512.03385, section 4.2: at 32k and 48k of 64k updates

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.gan.losses import GAN_LOSSES, gradient_penalty
+from torchstone.parts.gan.losses import GAN_LOSSES, LEAST_SQUARES, gradient_penalty
 
 REAL, FAKE = (torch.tensor([2.0, -0.5, 0.0, 1.5]).double(), torch.tensor([-3.0, 0.2, 1.1, -0.9]).double())
 
@@ -33,13 +33,20 @@ FORMULAS = {
         lambda: mean(max(0, 1 - r) for r in REAL.tolist()) + mean(max(0, 1 + f) for f in FAKE.tolist()),
         lambda: -mean(FAKE.tolist()),
     ),
+    "least_squares": (
+        lambda: mean((r - 1) ** 2 for r in REAL.tolist()) + mean(f**2 for f in FAKE.tolist()),
+        lambda: mean((f - 1) ** 2 for f in FAKE.tolist()),
+    ),
     "wgan_gp": (lambda: mean(FAKE.tolist()) - mean(REAL.tolist()), lambda: -mean(FAKE.tolist())),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", GAN_LOSSES)
+LOSSES = {**GAN_LOSSES, "least_squares": LEAST_SQUARES}
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_gan_losses_match_formulas(name):
-    loss, (discriminator, generator) = GAN_LOSSES[name], FORMULAS[name]
+    loss, (discriminator, generator) = LOSSES[name], FORMULAS[name]
     value = float(loss.discriminator(REAL, FAKE)), float(loss.generator(FAKE))
     print(f"{name}: {value} and {discriminator(), generator()}")
     assert value == pytest.approx((discriminator(), generator()), rel=1e-12)

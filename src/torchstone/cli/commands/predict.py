@@ -35,12 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures and texts (clip): the pictures from the one that TEXT fits best on",
     )
     parser.add_argument("--beam-size", metavar="N", type=positive, help="beam search width; 1 is greedy")
+    parser.add_argument("--to", metavar="DOMAIN", help="translation of pictures: the domain, a or b")
     parser.add_argument("--horizon", metavar="N", type=positive, help="forecast horizon in time steps")
     parser.add_argument(
         "--out",
         metavar="FILE",
         help="forecasts: a plot (.png) or the numbers (.csv), by default NAME-forecast.png; --search: the "
-        "pictures found, by default search.png",
+        "pictures found, by default search.png; translation: the picture, by default NAME-DOMAIN.png",
     )
     parser.add_argument(
         "--explain", metavar="FILE.png", help="Grad-CAM and saliency over each image (segmentation: the mask)"
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.api import predict
 
     options: dict[str, Any] = {} if args.fill is None else {"fill": True}
-    for name in ("prompt", "examples", "labels", "search", "beam_size", "horizon", "out"):
+    for name in ("prompt", "examples", "labels", "search", "beam_size", "to", "horizon", "out"):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
     inputs = [*args.inputs, *([args.fill] if args.fill else [])]
@@ -91,6 +92,8 @@ def lines(answer: Mapping[str, Any], *, is_named: bool = False) -> list[str]:
         # of a text the answer is what follows it, or stands in its place
         name = f"{answer['input']}: " if is_named and os.path.isfile(answer["input"]) else ""
         return [name + answer["text"], *(f"  {line}" for line in words)]
+    if "domain" in answer:
+        return [f"{answer['input']}: translated to {answer['domain']}"]
     if "similarity" in answer:
         return [f"{answer['input']}: {answer['similarity']:.2f}"]
     figure = ""

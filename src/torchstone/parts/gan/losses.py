@@ -4,11 +4,13 @@
     minimax          −E log D(x) − E log(1 − D(G(z)))         E log(1 − D(G(z)))
     non_saturating   the same                                 −E log D(G(z))
     hinge            E max(0, 1 − r) + E max(0, 1 + f)        −E f
+    least_squares    E (r − 1)² + E f²                        E (f − 1)²
     wgan_gp          E f − E r + λ E(‖∇ D(x̂)‖ − 1)²           −E f
 
 D = σ(logit); r are the logits of real images, f those of generated ones. Goodfellow et al. 2014
-(arXiv:1406.2661), equation 1 and section 3; Lim and Ye 2017 (arXiv:1705.02894); Arjovsky et al. 2017
-(arXiv:1701.07875); gradient penalty: Gulrajani et al. 2017 (arXiv:1704.00028), equation 3.
+(arXiv:1406.2661), equation 1 and section 3; Lim and Ye 2017 (arXiv:1705.02894); Mao et al. 2017
+(arXiv:1611.04076), equation 9; Arjovsky et al. 2017 (arXiv:1701.07875); gradient penalty: Gulrajani et al.
+2017 (arXiv:1704.00028), equation 3.
 """
 
 from collections.abc import Callable
@@ -40,6 +42,11 @@ def hinge_loss(real: Logits, fake: Logits) -> Scalar:
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
+def least_squares_loss(real: Logits, fake: Logits) -> Scalar:
+    return (real - 1).square().mean() + fake.square().mean()
+
+
+LEAST_SQUARES = GanLoss(least_squares_loss, lambda fake: (fake - 1).square().mean())
 GAN_LOSSES = {
     "non_saturating": GanLoss(bce_loss, lambda fake: F.softplus(-fake).mean()),
     "minimax": GanLoss(bce_loss, lambda fake: -F.softplus(fake).mean()),

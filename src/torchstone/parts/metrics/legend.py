@@ -154,6 +154,23 @@ LEGENDS = {
     "logit_scale": Legend("inverse temperature", "factor of the cosines, at most 100"),
     "recall": Legend("recall of samples", "fraction of real images near samples", "higher"),
     "relative_variance": Legend("variance of samples over that of the data", "ratio; 1 is right"),
+    # translations of images
+    "partner_l1": Legend("distance to the true partner", "mean |difference| of pixels, 0 to 1", "lower"),
+    "untranslated_l1": Legend(
+        "distance of the untranslated image to its partner", "as the other, to compare with"
+    ),
+    "partner_gain": Legend(
+        "gain of translation", "fraction of the distance to the true partner", "higher", "0"
+    ),
+    "partner_gain_a": Legend("gain of translation to a", "fraction, as partner_gain", "higher", "0"),
+    "partner_gain_b": Legend("gain of translation to b", "fraction, as partner_gain", "higher", "0"),
+    "cycle_l1": Legend("distance there and back", "mean |difference| of pixels, 0 to 1", "lower"),
+    "adversarial_loss": Legend("loss of the generators by the discriminators", "", ""),
+    "l1_loss": Legend("distance to the true partner in training", "mean |difference|, −1 to 1", "lower"),
+    "cycle_loss": Legend("loss of the cycle", "mean |difference| of pixels, −1 to 1, both domains", "lower"),
+    "identity_loss": Legend(
+        "loss of the identity", "mean |difference| of pixels, −1 to 1, both domains", "lower"
+    ),
     "diversity": Legend("variance within a class over that of the data", "ratio; 1 is right"),
     "covered_classes": Legend("covered classes", "number of classes among the samples", "higher"),
     "min_class_share": Legend("share of the rarest class", "fraction of samples", "higher"),

@@ -46,6 +46,7 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.gan.initialization import init_normal
 from torchstone.parts.gan.spectral_norm import apply_spectral_norm
 from torchstone.plots.sample_grid import symmetric_range
 from torchstone.systems import Variant
@@ -131,7 +132,7 @@ class Generator(nn.Module):
             layers += [nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
             layers.append(nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=False))
         self.layers = nn.Sequential(*layers, nn.Tanh())
-        init_weights(self)
+        init_normal(self)
 
     def forward(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b c size size"]:
         return self.layers(z[:, :, None, None])
@@ -154,7 +155,7 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         layers.append(nn.Conv2d(widths[-1], 1, sides[0], bias=bias))
         self.layers = nn.Sequential(*layers)
-        init_weights(self)
+        init_normal(self)
         if norm == "spectral":
             apply_spectral_norm(self)
 
@@ -168,17 +169,6 @@ NORMS: dict[str, Any] = {
     "spectral": None,  # the weights are normalized, not the activations
     "none": None,
 }
-
-
-def init_weights(network: nn.Module) -> None:
-    """Weights N(0, 0.02²), scales N(1, 0.02²), all else zero (section 4, and the code published)."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0, 0.02)
-        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
-            nn.init.normal_(module.weight, 1, 0.02)
-        if (bias := getattr(module, "bias", None)) is not None:
-            nn.init.zeros_(bias)
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
