@@ -159,14 +159,18 @@ cgan: Conditional GAN, 2014. Mirza and Osindero, arXiv:1411.1784
     variants: cgan cgan_digits cgan_paper
     recipes: mnist5k mnist paper smoke
 dcgan: DCGAN, 2015. Radford, Metz and Chintala, arXiv:1511.06434
-    variants: dcgan dcgan_mnist dcgan_digits
-    recipes: mnist5k mnist smoke
+    variants: dcgan dcgan_mnist dcgan_emoji dcgan_digits
+    recipes: mnist5k mnist emoji32 smoke
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
     variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
     recipes: digits moons mnist5k cifar10 smoke
 glow: Glow, 2018. Kingma and Dhariwal, arXiv:1807.03039
     variants: glow_digits glow_tiny glow_mnist glow_cifar10 glow_cifar10_additive
     recipes: digits mnist5k cifar10 smoke
+stylegan: StyleGAN2, 2019. Karras, Laine, Aittala et al., arXiv:1912.04958
+    variants: stylegan2_emoji stylegan2_digits stylegan2_cifar10 stylegan2_cifar10_cond stylegan2_ffhq
+        stylegan2_paper256
+    recipes: emoji cifar10 smoke
 ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
     variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke

@@ -146,27 +146,35 @@ class AugmentStrength:
     """p, and the signs of logits since it was last changed.
 
     Every `interval` updates p goes up or down by so much that it would get from 0 to 1 within
-    `images_to_one` images.
+    `images_to_one` images. It stays on the device, without a synchronization.
     """
 
-    def __init__(self, batch_size: int, images_to_one: float, interval: int = 4, target: float = TARGET):
+    def __init__(
+        self,
+        batch_size: int,
+        images_to_one: float,
+        *,
+        interval: int = 4,
+        target: float = TARGET,
+        device: torch.device | str = "cpu",
+    ):
         self.step = batch_size * interval / images_to_one if images_to_one else 0.0
-        self.interval, self.target = interval, target
-        self.p = torch.zeros(())
-        self.sign_sum, self.count = 0.0, 0
+        self.interval, self.target, self.count = interval, target, 0
+        self.p, self.sign_sum = torch.zeros((), device=device), torch.zeros((), device=device)
 
-    def update(self, mean_sign: float) -> None:
-        """Take note of E sign D(x) of one update's real images."""
+    def update(self, mean_sign: Float[Tensor, ""]) -> None:
+        """Take note of E sign D(x) of one update's real images, of all processes."""
         if not self.step:
             return
         self.sign_sum, self.count = self.sign_sum + mean_sign, self.count + 1
         if self.count == self.interval:
-            overfits = self.sign_sum / self.count > self.target
-            self.p = (self.p + (self.step if overfits else -self.step)).clamp(0, 1)
-            self.sign_sum, self.count = 0.0, 0
+            excess = self.sign_sum / self.count - self.target
+            self.p.add_(self.step * excess.sign()).clamp_(0, 1)
+            self.sign_sum, self.count = torch.zeros_like(self.sign_sum), 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"p": self.p, "sign_sum": self.sign_sum, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.p, self.sign_sum, self.count = state["p"].cpu(), state["sign_sum"], state["count"]
+        self.p.copy_(state["p"])
+        self.sign_sum, self.count = state["sign_sum"].to(self.p.device), state["count"]

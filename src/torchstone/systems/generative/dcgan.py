@@ -88,6 +88,8 @@ RECIPES = {
     "mnist5k": Recipe(),
     # torchstone train dcgan/mnist --data FOLDER     24 min of a core   19.7 times, each digit 6 % or more
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000),
+    # torchstone train dcgan/emoji32   what StyleGAN is compared with
+    "emoji32": Recipe(data="openmoji", variant="dcgan_emoji", augment="flip"),
     # for tests: seconds
     "smoke": Recipe(
         data="digits",
@@ -184,6 +186,7 @@ def init_weights(network: nn.Module) -> None:
 CONFIGS: dict[str, dict[str, Any]] = {
     "dcgan": {"base_channels": 64, "channels": 3, "size": 64},
     "dcgan_mnist": {"base_channels": 64, "channels": 1, "size": 28},
+    "dcgan_emoji": {"base_channels": 64, "channels": 3, "size": 32},
     "dcgan_digits": {"base_channels": 64, "channels": 1, "size": 8},
 }
 VARIANTS = {name: Variant(partial(Generator, **each), (100,)) for name, each in CONFIGS.items()}

@@ -35,32 +35,48 @@ at the augmented image. ADA interpolates linearly, without the wavelet filter ar
 clamped at ±256, which is for half precision. Crossover layers of style mixing are drawn for each image.
 """
 
-import dataclasses
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
+from torchstone.data.vision.dataset import ImageDataset, load_images
+from torchstone.data.vision.gan_batches import StyleBatch, StyleDraws, StyleGanBatches
+from torchstone.engine import parallel, rng
 from torchstone.engine.device import select_device
-from torchstone.engine.run import Run
-from torchstone.engine.update import OptimConfig
+from torchstone.engine.run import FORWARDS, Run
+from torchstone.engine.update import GradientUpdate, OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, ParityCase, count_on_meta
+from torchstone.parts.facts import Fact, count_on_meta
+from torchstone.parts.gan.adaptive_augment import AugmentStrength, augment
 from torchstone.parts.gan.equalized import ACT_GAIN, SLOPE, EqualizedConv2d, EqualizedLinear
+from torchstone.parts.gan.losses import r1_penalty
 from torchstone.parts.gan.minibatch_std import minibatch_std
 from torchstone.parts.gan.modulated_conv import demodulation, modulated_pointwise, scaled_conv2d
+from torchstone.parts.gan.path_length import path_lengths
 from torchstone.parts.gan.resample import fir_filter, upsample2d
 from torchstone.plots.sample_grid import symmetric_range
 from torchstone.systems import Variant
 from torchstone.systems.generative import CLASSIFIER
+from torchstone.tasks.gan import inference
+from torchstone.tasks.gan.inference import sample
+from torchstone.tasks.gan.train import GanTraining, check_neighbors, gan_run, image_work
+from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
+from torchstone.tasks.vision.stream import image_batches
+
+__all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
+
+MARGIN = ("fd_ratio_vs_untrained", 1.0)
+evaluate = partial(inference.evaluate, classifier=CLASSIFIER)
 
 Images = Float[Tensor, "b channels size size"]
 Labels = Int64[Tensor, " b"] | None
@@ -333,6 +349,8 @@ class Discriminator(nn.Module):
 EMOJI: dict[str, Any] = {"size": 32, "channels": 3, "channel_base": 1024, "channel_max": 64}
 CONFIGS: dict[str, dict[str, Any]] = {
     "stylegan2_emoji": EMOJI | {"latent_dim": 64, "style_dim": 64, "mapping_layers": 2},
+    "stylegan2_digits": {"size": 8, "channels": 1, "latent_dim": 16, "style_dim": 16, "mapping_layers": 2}
+    | {"channel_base": 128, "channel_max": 16},
     "stylegan2_cifar10": {"size": 32, "mapping_layers": 2},
     "stylegan2_cifar10_cond": {"size": 32, "mapping_layers": 2, "num_classes": 10},
     "stylegan2_ffhq": {"size": 1024},
@@ -350,3 +368,299 @@ DISCRIMINATORS: dict[str, dict[str, Any]] = {
 def discriminator_config(variant: str) -> dict[str, Any]:
     shared = {name: value for name, value in CONFIGS[variant].items() if name in SHARED}
     return shared | DISCRIMINATORS.get(variant, {})
+
+
+VARIANTS = {
+    name: Variant(partial(Generator, **each), (each.get("latent_dim", 512),)) for name, each in CONFIGS.items()
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "openmoji"  # data set: openmoji, mnist5k, digits, hf:NAME, or a folder
+    variant: str = "stylegan2_emoji"  # network variant
+    r1_weight: float = 1.0  # R1 regularization γ: the penalty is γ/2 times the squared gradient
+    r1_interval: int = 16  # updates between two steps of R1 (lazy regularization)
+    path_weight: float = 2.0  # path length regularization: its weight, 0 for none
+    path_interval: int = 4  # updates between two steps of path length regularization
+    style_mixing: float = 0.9  # style mixing: probability that a second style rules from some layer on
+    ada_images: float = 500_000  # ADA: images within which the augmentation's p could rise to 1, 0 for none
+    eval_samples: int = 1000  # samples per evaluation; five times as many at the end
+    steps: int = 6000  # number of updates
+    batch_size: int = 16  # images per step
+    optim: OptimConfig = OptimConfig(
+        lr=2.5e-3, beta1=0.0, beta2=0.99, lr_schedule="constant", ema_decay=0.998
+    )  # optimizer, schedule, precision
+    augment: str = "flip"  # augmentation of real images; samples then look augmented too
+    seed: int = 0  # random seed of weights, data order and noise
+    device: str = "auto"  # device: auto, cpu, cuda or mps
+
+
+RECIPES = {
+    "emoji": Recipe(r1_weight=0.3, ada_images=100_000, steps=2600, optim=replace(Recipe.optim, ema_decay=0.995)),
+    # ADA's configuration for CIFAR-10
+    "cifar10": Recipe(
+        data="hf:uoft-cs/cifar10",
+        variant="stylegan2_cifar10",
+        r1_weight=0.01,
+        path_weight=0.0,
+        style_mixing=0.0,
+        eval_samples=10_000,
+        steps=1_562_500,
+        batch_size=64,
+        optim=replace(Recipe.optim, ema_decay=0.99991),
+    ),
+    # for tests: seconds
+    "smoke": Recipe(
+        data="digits",
+        variant="stylegan2_digits",
+        ada_images=5000,
+        eval_samples=200,
+        steps=120,
+        batch_size=16,
+        optim=replace(Recipe.optim, lr=5e-3, ema_decay=0.9),
+        augment="none",
+    ),
+}
+
+
+def mixed_styles(model: Any, draws: StyleDraws, labels: Labels, probability: float) -> Styles:
+    """Styles of the first latent, from some layer on those of the second one (2019, section 3.1)."""
+    first, second = (model.mapping(z, labels) for z in draws.z.unbind(1))
+    if torch.is_grad_enabled():
+        model.mapping.track_average(first.detach())
+    is_mixed, position = draws.crossover.unbind(1)
+    crossover = 1 + (position * (model.num_styles - 1)).floor()
+    crossover = torch.where(is_mixed < probability, crossover, model.num_styles)
+    layer = torch.arange(model.num_styles, device=crossover.device)
+    rules = layer >= crossover[:, None]
+    return torch.where(rules[:, :, None], second[:, None], first[:, None])
+
+
+class MixingGenerator(nn.Module):
+    """Images of mixed styles, as in training."""
+
+    def __init__(self, model: Any, probability: float):
+        super().__init__()
+        self.model, self.probability = model, probability
+
+    def forward(self, draws: StyleDraws, labels: Labels) -> Images:
+        styles = mixed_styles(self.model, draws, labels, self.probability)
+        return self.model.synthesize(styles, draws.noise)
+
+
+class PathLengths(MixingGenerator):
+    """‖Jᵀy‖ of each image."""
+
+    def forward(self, draws: StyleDraws, labels: Labels, noise: Images) -> Float[Tensor, " b"]:  # ty: ignore
+        with torch.enable_grad():
+            styles = mixed_styles(self.model, draws, labels, self.probability)
+            return path_lengths(self.model.synthesize(styles, draws.noise), styles, noise)
+
+
+class R1(nn.Module):
+    """‖∇D(x)‖² of each image."""
+
+    def __init__(self, discriminator: nn.Module):
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, real: Images, labels: Labels) -> Float[Tensor, " b"]:
+        return r1_penalty(lambda x: self.discriminator(x, labels), real)
+
+
+class PathLengthMean:
+    """a ← a + 0.01 (E ‖Jᵀy‖ − a), from 0 on."""
+
+    def __init__(self, device: torch.device):
+        self.value = torch.zeros((), device=device)
+
+    def update(self, lengths: Float[Tensor, " b"]) -> Tensor:
+        self.value = self.value.lerp(lengths.detach().mean(), 0.01)
+        return self.value
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.value = state["value"].to(self.value.device)
+
+
+def lazy_optimizer(optim: OptimConfig, interval: int, is_regularized: bool = True) -> OptimConfig:
+    """Adam for a loss with a regularizer every `interval` updates, which then is a step of its own: as far in
+    interval + 1 steps as otherwise in `interval` (2020, appendix B)."""
+    if not is_regularized:
+        return optim
+    c = interval / (interval + 1)
+    return replace(optim, lr=optim.lr * c, beta1=optim.beta1**c, beta2=optim.beta2**c)
+
+
+def train(
+    model: Any, discriminator: Any, recipe: Recipe, data: ImageDataset, metadata: dict[str, Any]
+) -> GanTraining:
+    """Both networks' updates: each takes a step by its loss, and at intervals one by its regularizer."""
+    device = data.train.labels.device
+    untrained = copy.deepcopy(model)
+    strength = AugmentStrength(recipe.batch_size, recipe.ada_images, device=device)
+    mean_length = PathLengthMean(device)
+    has_labels = bool(model.num_classes)
+
+    def labels_of(batch: StyleBatch) -> Labels:
+        return batch.labels if has_labels else None
+
+    def generator_objective(net: Any, batch: StyleBatch) -> Tensor:
+        fake = augment(net(batch.generator, labels_of(batch)), strength.p, batch.generator.augment)
+        return F.softplus(-discriminator(fake, labels_of(batch))).mean()
+
+    def path_objective(net: Any, batch: StyleBatch) -> dict[str, Tensor]:
+        half = first_half(batch)
+        lengths = net(half.path, labels_of(half), half.path_noise)
+        a = mean_length.update(lengths)
+        loss = recipe.path_interval * recipe.path_weight * (lengths - a).square().mean()
+        return {"loss": loss, "path_length": lengths.mean()}
+
+    def discriminator_objective(net: Any, batch: StyleBatch) -> dict[str, Tensor]:
+        labels = labels_of(batch)
+        with torch.no_grad():
+            styles = mixed_styles(model, batch.discriminator, labels, recipe.style_mixing)
+            fake = model.synthesize(styles, batch.discriminator.noise)
+            fake = augment(fake, strength.p, batch.discriminator.augment)
+            real = augment(batch.real, strength.p, batch.augment)
+        fake_logits, real_logits = net(fake, labels), net(real, labels)
+        loss = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
+        sign = real_logits.detach().sign().mean()
+        return {"loss": loss, "real": real_logits.mean(), "fake": fake_logits.mean(), "sign": sign}
+
+    def r1_objective(net: Any, batch: StyleBatch) -> dict[str, Tensor]:
+        penalty = net(augment(batch.real, strength.p, batch.r1_augment), labels_of(batch)).mean()
+        return {"loss": recipe.r1_interval * recipe.r1_weight / 2 * penalty, "r1": penalty}
+
+    generator_step, state, eval_model = gradient_update(
+        model,
+        lazy_optimizer(recipe.optim, recipe.path_interval, recipe.path_weight > 0),
+        generator_objective,
+        steps=recipe.steps,
+        forward_module=MixingGenerator(model, recipe.style_mixing),
+    )
+    discriminator_optim = lazy_optimizer(recipe.optim, recipe.r1_interval, recipe.r1_weight > 0)
+    discriminator_step, discriminator_state, _ = gradient_update(
+        discriminator,
+        replace(discriminator_optim, ema_decay=0.0),
+        discriminator_objective,
+        steps=recipe.steps,
+    )
+    state |= {f"discriminator_{name}": item for name, item in discriminator_state.items()}
+    state["discriminator"] = state.pop("discriminator_model")
+    regularize = partial(
+        GradientUpdate, precision=recipe.optim.precision, grad_accum_steps=recipe.optim.grad_accum_steps
+    )
+    path_net = parallel.replicate(PathLengths(model, recipe.style_mixing))
+    path_step = regularize(lambda b: path_objective(path_net, b), state["optimizer"], replica=path_net)
+    r1_net = parallel.replicate(R1(discriminator))
+    r1_step = regularize(lambda b: r1_objective(r1_net, b), state["discriminator_optimizer"], replica=r1_net)
+    state |= {"path_update": path_step, "r1_update": r1_step}
+    state |= {"augment_strength": strength, "path_length_mean": mean_length}
+    batches = image_batches(recipe, data.train, metadata)
+    stream = state["stream"] = StyleGanBatches(batches, model.latent_dim, model.noise_size)
+
+    def update(batch: StyleBatch) -> dict[str, Any]:
+        step = state["lr_schedule"].last_epoch
+        metrics: dict[str, Any] = {}
+        if recipe.path_weight and step % recipe.path_interval == 0:
+            metrics["path_length"] = path_step(batch)["path_length"]
+            metrics["path_length_mean"] = mean_length.value
+        if recipe.r1_weight and step % recipe.r1_interval == 0:
+            metrics["r1"] = r1_step(batch)["r1"]
+        outcome = discriminator_step(batch)
+        strength.update(outcome["sign"])
+        metrics |= {
+            "loss": generator_step(batch)["loss"],
+            "discriminator_loss": outcome["loss"],
+            "real_logit": outcome["real"],
+            "fake_logit": outcome["fake"],
+            "real_sign": outcome["sign"],
+        }
+        return metrics | ({"augment_p": strength.p.clone()} if recipe.ada_images else {})
+
+    return GanTraining(stream, update, state, eval_model, untrained, work(recipe))
+
+
+def first_half(batch: Any) -> Any:
+    """Half of the rows: path lengths are estimated well enough by them (2020, appendix B)."""
+    leaves, form = tree_flatten(batch)
+    return tree_unflatten([leaf[: (len(leaf) + 1) // 2] for leaf in leaves], form)
+
+
+def work(recipe: Recipe) -> float:
+    """What an image of a batch costs an update, in forward passes of one network: see `image_work`; a gradient
+    of a gradient costs twice as much as a gradient."""
+    penalties = 2 * FORWARDS / recipe.r1_interval if recipe.r1_weight else 0.0
+    if recipe.path_weight:
+        penalties += FORWARDS / recipe.path_interval
+    return image_work(1, False) + penalties
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    check(recipe)
+    device = select_device(recipe.device)
+    model_config = dict(CONFIGS[recipe.variant])
+    size, channels = model_config["size"], model_config.get("channels", 3)
+    data = load_images(recipe.data, size=size, channels=channels, device=device)
+    check_neighbors(recipe, data)
+    critic_config = discriminator_config(recipe.variant)
+    if model_config.get("num_classes"):
+        model_config["num_classes"] = critic_config["num_classes"] = len(data.classes)
+    rng.seed(recipe.seed)
+    layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+    model = Generator(**model_config).to(device, memory_format=layout)
+    discriminator = Discriminator(**critic_config).to(device, memory_format=layout)
+    metadata = symmetric_range(data.metadata)
+    classifier = train_or_load_classifier(data, CLASSIFIER)
+    training = train(model, discriminator, recipe, data, metadata)
+    yield gan_run(training, recipe, data, model_config=model_config, metadata=metadata, classifier=classifier)
+
+
+def check(recipe: Recipe) -> None:
+    """
+    Raises:
+        BadInput: a weight, an interval or a probability out of range.
+    """
+    for name in ("r1_weight", "path_weight", "ada_images"):
+        if not 0 <= getattr(recipe, name) < math.inf:
+            raise BadInput(f"{name} must be a number of at least 0, not {getattr(recipe, name)}")
+    for name in ("r1_interval", "path_interval"):
+        if getattr(recipe, name) < 1:
+            raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
+    if not 0 <= recipe.style_mixing <= 1:
+        raise BadInput(f"style_mixing is a probability, 0 to 1, not {recipe.style_mixing}")
+
+
+# NVIDIA's stylegan2-ada-pytorch, by its configurations stylegan2 (F), paper256 and cifar
+COUNTS = {
+    "stylegan2_ffhq": (30_370_060, 29_012_513),
+    "stylegan2_paper256": (24_767_458, 24_001_089),
+    "stylegan2_cifar10": (19_947_539, 20_720_641),
+    "stylegan2_cifar10_cond": (20_215_315, 23_089_664),
+}
+FACTS = [
+    Fact("mapping's parameters", lambda: count_on_meta(Mapping, 512, 512, 8), 2_101_248),
+    *(
+        Fact(f"{name} generator's parameters", partial(count_on_meta, Generator, **CONFIGS[name]), count)
+        for name, (count, _) in COUNTS.items()
+    ),
+    *(
+        Fact(
+            f"{name} discriminator's parameters",
+            partial(count_on_meta, Discriminator, **discriminator_config(name)),
+            count,
+        )
+        for name, (_, count) in COUNTS.items()
+    ),
+]
+
+
+def reference() -> Iterator[Any]:
+    """spandrel's generator, and the discriminator's equations in plain loops."""
+    from torchstone.references.stylegan import generator_cases
+
+    yield from generator_cases(Generator)
