@@ -6,8 +6,13 @@ whose files hold `g_ema` and the mean style as `latent_avg`.
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from torch import Tensor
+
+from torchstone.files import read_pickle
+from torchstone.hub.nvidia_pickle import read_nvidia_pickle
+from torchstone.hub.weight_files import read_weights
 
 Tensors = dict[str, Tensor]
 
@@ -115,3 +120,21 @@ def from_published(tensors: Mapping[str, Tensor]) -> Tensors:
     if any(name.startswith("to_rgb1.") for name in tensors):
         return from_port(tensors)
     return dict(tensors)
+
+
+def read_stylegan_weights(source: str | Path) -> Tensors:
+    """A generator's tensors by our names: out of the authors' pickle (`G_ema`), the port's checkpoint (`g_ema`
+    and `latent_avg`), or any file of one state dict in one of these layouts.
+
+    Raises:
+        BadInput: no such file, or as `read_nvidia_pickle` and `read_weights`.
+    """
+    file = Path(source)
+    if file.suffix.lower() == ".pkl" and file.is_file():
+        return from_nvidia(read_nvidia_pickle(file))
+    if file.suffix.lower() in (".pt", ".pth", ".bin") and file.is_file():
+        content = read_pickle(file)
+        if isinstance(content, Mapping) and isinstance(content.get("g_ema"), Mapping):
+            extra = {name: t for name, t in content.items() if name == "latent_avg" and isinstance(t, Tensor)}
+            return from_port({**content["g_ema"], **extra})
+    return from_published(read_weights(source).tensors)

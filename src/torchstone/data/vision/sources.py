@@ -77,7 +77,9 @@ def _openmoji() -> Source:
     group_of = openmoji_questions.read_groups()
     groups = [group_of.get(openmoji_questions.bare(stem), "") for stem in stems]
     classes = tuple(sorted(set(groups) - {"", "Component"}))
-    rows = [i for i, g in enumerate(groups) if g in classes and not openmoji_questions.SKIN_TONE.search(stems[i])]
+    rows = [
+        i for i, g in enumerate(groups) if g in classes and not openmoji_questions.SKIN_TONE.search(stems[i])
+    ]
     families = sorted({openmoji.family(stems[i]) for i in rows})
     order = np.random.RandomState(SPLIT_SEED).permutation(len(families))
     first, split_of = 0, {}

@@ -40,6 +40,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -51,10 +52,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchstone.data.vision.dataset import ImageDataset, load_images
 from torchstone.data.vision.gan_batches import StyleBatch, StyleDraws, StyleGanBatches
 from torchstone.engine import parallel, rng
+from torchstone.engine.console import notify
 from torchstone.engine.device import select_device
 from torchstone.engine.run import FORWARDS, Run
 from torchstone.engine.update import GradientUpdate, OptimConfig
 from torchstone.errors import BadInput
+from torchstone.hub.stylegan import read_stylegan_weights
 from torchstone.parts.facts import Fact, count_on_meta
 from torchstone.parts.gan.adaptive_augment import AugmentStrength, augment
 from torchstone.parts.gan.equalized import ACT_GAIN, SLOPE, EqualizedConv2d, EqualizedLinear
@@ -67,16 +70,32 @@ from torchstone.plots.sample_grid import symmetric_range
 from torchstone.systems import Variant
 from torchstone.systems.generative import CLASSIFIER
 from torchstone.tasks.gan import inference
-from torchstone.tasks.gan.inference import sample
+from torchstone.tasks.gan.styles import predict, sample
 from torchstone.tasks.gan.train import GanTraining, check_neighbors, gan_run, image_work
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.transfer import load_weights
 from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 from torchstone.tasks.vision.stream import image_batches
 
-__all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
+__all__ = [
+    "FACTS",
+    "MARGIN",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "predict",
+    "published_metadata",
+    "read_tensors",
+    "reference",
+    "sample",
+]
 
 MARGIN = ("fd_ratio_vs_untrained", 1.0)
 evaluate = partial(inference.evaluate, classifier=CLASSIFIER)
+
+NUM_MEAN = 10_000  # styles whose mean is taken where a file holds none
 
 Images = Float[Tensor, "b channels size size"]
 Labels = Int64[Tensor, " b"] | None
@@ -161,9 +180,7 @@ class StyledConv(nn.Module):
         weight = self.weight * self.gain
         d = demodulation(weight, styles)
         # √2 · leaky ReLU(d y + shift) = d · leaky ReLU(√2 (y + shift / d)), because d > 0
-        y = scaled_conv2d(
-            h.x, weight, styles * h.scale * ACT_GAIN, self.fir if self.doubles else None
-        )
+        y = scaled_conv2d(h.x, weight, styles * h.scale * ACT_GAIN, self.fir if self.doubles else None)
         inverse = ACT_GAIN / d
         noise = self.noise.expand(len(y), -1, -1) if noise is None else noise
         y = y + (inverse * self.bias)[:, :, None, None]
@@ -239,9 +256,7 @@ class Generator(nn.Module):
         """Images of unmixed styles; see `synthesize`."""
         return self.synthesize(self.styles(z, labels), noise)
 
-    def styles(
-        self, z: Float[Tensor, "b latent"], labels: Labels = None, truncation: float = 1.0
-    ) -> Styles:
+    def styles(self, z: Float[Tensor, "b latent"], labels: Labels = None, truncation: float = 1.0) -> Styles:
         """A copy of ŵ + ψ (w − ŵ) for each layer; ψ is `truncation`."""
         w = self.mapping(z, labels)
         if truncation != 1:
@@ -371,7 +386,8 @@ def discriminator_config(variant: str) -> dict[str, Any]:
 
 
 VARIANTS = {
-    name: Variant(partial(Generator, **each), (each.get("latent_dim", 512),)) for name, each in CONFIGS.items()
+    name: Variant(partial(Generator, **each), (each.get("latent_dim", 512),))
+    for name, each in CONFIGS.items()
 }
 
 
@@ -397,7 +413,9 @@ class Recipe:
 
 
 RECIPES = {
-    "emoji": Recipe(r1_weight=0.3, ada_images=100_000, steps=2600, optim=replace(Recipe.optim, ema_decay=0.995)),
+    "emoji": Recipe(
+        r1_weight=0.3, ada_images=100_000, steps=2600, optim=replace(Recipe.optim, ema_decay=0.995)
+    ),
     # ADA's configuration for CIFAR-10
     "cifar10": Recipe(
         data="hf:uoft-cs/cifar10",
@@ -633,6 +651,48 @@ def check(recipe: Recipe) -> None:
             raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
     if not 0 <= recipe.style_mixing <= 1:
         raise BadInput(f"style_mixing is a probability, 0 to 1, not {recipe.style_mixing}")
+
+
+def read_tensors(source: str | Path, model: Generator) -> dict[str, Tensor]:
+    """The tensors of a published generator by our names; where ŵ is not among them, the mean of 10,000 styles.
+
+    Raises:
+        BadInput: it is of another resolution, or as `read_stylegan_weights`.
+    """
+    tensors = read_stylegan_weights(source)
+    layers = [int(name.split(".")[1]) for name in tensors if name.startswith("to_colors.")]
+    if layers and 2 ** (max(layers) + 2) != model.size:
+        raise BadInput(
+            f"{source} makes images of {2 ** (max(layers) + 2)}×{2 ** (max(layers) + 2)}, but the network is "
+            f"for {model.size}×{model.size}"
+        )
+    if "mapping.average" not in tensors:
+        notify(f"{source} holds no mean style: that of {NUM_MEAN} random ones is taken")
+        mapping = copy.deepcopy(model.mapping)
+        own = {n.removeprefix("mapping."): t for n, t in tensors.items() if n.startswith("mapping.")}
+        load_weights(mapping, own | {"average": mapping.average}, f"{source} does not fit")
+        z = torch.randn(NUM_MEAN, model.latent_dim, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            tensors["mapping.average"] = mapping(z).mean(0)
+    return tensors
+
+
+def published_metadata(variant: str, model: Generator) -> dict[str, Any]:
+    """What `sample` and `predict` use of a network with published weights."""
+    picture = {
+        "size": model.size,
+        "channels": model.channels,
+        "ink": False,
+        "box": None,
+        "native": model.size,
+    }
+    classes = [str(number) for number in range(model.num_classes)]
+    return {
+        "task": "adversarial",
+        "variant": variant,
+        "classes": classes,
+        "picture": symmetric_range(picture),
+    }
 
 
 # NVIDIA's stylegan2-ada-pytorch, by its configurations stylegan2 (F), paper256 and cifar
