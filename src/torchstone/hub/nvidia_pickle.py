@@ -1,4 +1,4 @@
-"""Networks in the pickles that NVIDIA's stylegan2-ada-pytorch writes, read without any class or code of theirs.
+"""Networks in the pickles of NVIDIA's stylegan2-ada-pytorch, read without any class or code of theirs.
 
 Such a file is a dictionary of networks. Each is written as a call of `_reconstruct_persistent_obj`, whose
 argument holds the source code of the network's class and its attributes; unpickled as intended, that code is

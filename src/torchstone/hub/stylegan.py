@@ -107,7 +107,7 @@ def _rename(tensors: Mapping[str, Tensor], rules: Rules) -> Tensors:
         for pattern, ours, convert in rules:
             if match := re.search(pattern, name):
                 own = ours(match) if callable(ours) else match.expand(ours)
-                name, tensor = own + name[match.end() :], convert(tensor)
+                name, tensor = f"{own}{name[match.end() :]}", convert(tensor)
                 break
         renamed[name] = tensor
     return renamed
@@ -123,8 +123,10 @@ def from_published(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def read_stylegan_weights(source: str | Path) -> Tensors:
-    """A generator's tensors by our names: out of the authors' pickle (`G_ema`), the port's checkpoint (`g_ema`
-    and `latent_avg`), or any file of one state dict in one of these layouts.
+    """A generator's tensors by our names.
+
+    They come out of the authors' pickle (`G_ema`), the port's checkpoint (`g_ema` and `latent_avg`), or any
+    file of one state dict in one of these layouts.
 
     Raises:
         BadInput: no such file, or as `read_nvidia_pickle` and `read_weights`.

@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sampling-steps", metavar="N", type=positive, help="diffusion: number of sampling steps")
     add("--sampler", metavar="NAME", help="diffusion: ddpm or ddim")
     add("--eta", metavar="X", type=float, help="DDIM η: 0 deterministic, 1 as stochastic as DDPM")
-    add(
-        "--truncation", metavar="X", type=float, help="GAN: truncation, 1 for none, less for fewer odd images"
-    )
+    add("--truncation", metavar="X", type=float, help="GAN: truncation, 1 for none; less, fewer odd images")
     add(
         "--mix-styles",
         metavar="FIRST-LAST",

@@ -1,7 +1,7 @@
 """Path length regularization: a step in style space changes the image by the same amount everywhere.
 
-Karras et al. 2020 (arXiv:1912.04958), section 3.2, equation 4: E (‖Jᵀ y‖₂ − a)², where J = ∂G/∂w, y is N(0, I)
-over pixels, and a is the running mean of ‖Jᵀ y‖₂.
+Karras et al. 2020 (arXiv:1912.04958), section 3.2, equation 4: E (‖Jᵀ y‖₂ − a)², where J = ∂G/∂w, y is
+N(0, I) over pixels, and a is the running mean of ‖Jᵀ y‖₂.
 """
 
 import math

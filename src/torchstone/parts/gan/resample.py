@@ -31,7 +31,7 @@ def upfirdn2d(
     padding: tuple[int, int] = (0, 0),
     gain: float = 1.0,
 ) -> Float[Tensor, "batch channel h w"]:
-    """Insert `up` − 1 zeros after each pixel, pad with zeros, convolve with `fir`, keep every `down`-th pixel.
+    """Insert `up` − 1 zeros after each pixel, pad with zeros, convolve with `fir`, keep each `down`-th pixel.
 
     The sides become (side·up + before + after − taps) / down + 1, rounded down.
 

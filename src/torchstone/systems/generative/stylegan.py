@@ -30,12 +30,13 @@ regularizers in `losses.py` and `path_length.py`, ADA in `adaptive_augment.py`.
     stylegan2_ffhq      1024 × 1024 (configuration F);           stylegan2_paper256   256 × 256, half as wide
 
 What differs from the published code. Demodulation's factor d > 0 is not multiplied at once: leaky ReLU lets
-it pass, so that it goes into the next layer's s, which saves a copy of each activation. R1's gradient is taken
-at the augmented image. ADA interpolates linearly, without the wavelet filter around it. Convolutions are not
-clamped at ±256, which is for half precision. Crossover layers of style mixing are drawn for each image.
+it pass, so that it goes into the next layer's s, which saves a copy of each activation. R1's gradient is
+taken at the augmented image. ADA interpolates linearly, without the wavelet filter around it. Convolutions
+are not clamped at ±256, which is for half precision. Crossover layers are drawn for each image.
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -119,7 +120,7 @@ class Mapping(nn.Module):
         widths = [latent_dim + style_dim * bool(num_classes), *[style_dim] * num_layers]
         self.layers = nn.ModuleList(
             EqualizedLinear(a, b, lr_multiplier=0.01, is_activated=True)
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in itertools.pairwise(widths)
         )
         self.register_buffer("average", torch.zeros(style_dim))
 
@@ -238,7 +239,7 @@ class Generator(nn.Module):
             self.convs.append(StyledConv(width, width, style_dim, side))
             self.to_colors.append(ToColor(width, channels, style_dim))
             inputs = width
-        self.noise_sizes = [conv.size**2 for conv in self.convs]
+        self.noise_sizes = [conv.size**2 for conv in self.convs]  # ty: ignore[unsupported-operator]
         self.num_styles = len(self.convs) + 1
         self.register_buffer("fir", fir_filter(), persistent=False)
 
@@ -341,8 +342,7 @@ class Discriminator(nn.Module):
         self.from_color = EqualizedConv2d(channels, widths[size], 1)
         sides = [*widths][::-1]
         self.blocks = nn.ModuleList(
-            DiscriminatorBlock(widths[a], widths[b], is_residual)
-            for a, b in zip(sides, sides[1:], strict=False)
+            DiscriminatorBlock(widths[a], widths[b], is_residual) for a, b in itertools.pairwise(sides)
         )
         self.conv = EqualizedConv2d(coarse + 1, coarse, 3)
         self.linear = EqualizedLinear(16 * coarse, coarse, is_activated=True)
@@ -610,8 +610,8 @@ def first_half(batch: Any) -> Any:
 
 
 def work(recipe: Recipe) -> float:
-    """What an image of a batch costs an update, in forward passes of one network: see `image_work`; a gradient
-    of a gradient costs twice as much as a gradient."""
+    """What an image of a batch costs an update, in forward passes of one network: as `image_work` says; a
+    gradient of a gradient costs twice as much as a gradient."""
     penalties = 2 * FORWARDS / recipe.r1_interval if recipe.r1_weight else 0.0
     if recipe.path_weight:
         penalties += FORWARDS / recipe.path_interval
@@ -630,8 +630,10 @@ def build(recipe: Recipe) -> Iterator[Run]:
         model_config["num_classes"] = critic_config["num_classes"] = len(data.classes)
     rng.seed(recipe.seed)
     layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
-    model = Generator(**model_config).to(device, memory_format=layout)
-    discriminator = Discriminator(**critic_config).to(device, memory_format=layout)
+    model, discriminator = (
+        network.to(device).to(memory_format=layout)  # ty: ignore[no-matching-overload]
+        for network in (Generator(**model_config), Discriminator(**critic_config))
+    )
     metadata = symmetric_range(data.metadata)
     classifier = train_or_load_classifier(data, CLASSIFIER)
     training = train(model, discriminator, recipe, data, metadata)
@@ -654,7 +656,7 @@ def check(recipe: Recipe) -> None:
 
 
 def read_tensors(source: str | Path, model: Generator) -> dict[str, Tensor]:
-    """The tensors of a published generator by our names; where ŵ is not among them, the mean of 10,000 styles.
+    """The tensors of a published generator by our names; without ŵ among them, the mean of 10,000 styles.
 
     Raises:
         BadInput: it is of another resolution, or as `read_stylegan_weights`.
@@ -721,6 +723,7 @@ FACTS = [
 
 def reference() -> Iterator[Any]:
     """spandrel's generator, and the discriminator's equations in plain loops."""
-    from torchstone.references.stylegan import generator_cases
+    from torchstone.references.stylegan import discriminator_cases, generator_cases
 
+    yield from discriminator_cases(Discriminator)
     yield from generator_cases(Generator)

@@ -1,4 +1,4 @@
-"""Use of a style-based generator: truncated samples, films between them, sheets of mixed styles, projection."""
+"""Use of a style-based generator: truncated samples, films, sheets of mixed styles, projection."""
 
 from collections.abc import Sequence
 from pathlib import Path
