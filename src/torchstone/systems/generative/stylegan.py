@@ -400,13 +400,13 @@ class Recipe:
     r1_interval: int = 16  # updates between two steps of R1 (lazy regularization)
     path_weight: float = 2.0  # path length regularization: its weight, 0 for none
     path_interval: int = 4  # updates between two steps of path length regularization
-    style_mixing: float = 0.5  # style mixing: probability that a second style rules from some layer on
-    ada_images: float = 400_000  # ADA: images within which the augmentation's p could rise to 1, 0 for none
+    style_mixing: float = 0.1  # style mixing: probability that a second style rules from some layer on
+    ada_images: float = 500_000  # ADA: images within which the augmentation's p could rise to 1, 0 for none
     eval_samples: int = 1000  # samples per evaluation; five times as many at the end
-    steps: int = 2400  # number of updates
+    steps: int = 2200  # number of updates
     batch_size: int = 32  # images per step
     optim: OptimConfig = OptimConfig(
-        lr=3e-3, beta1=0.0, beta2=0.99, lr_schedule="constant", ema_decay=0.995
+        lr=1.5e-2, beta1=0.0, beta2=0.99, lr_schedule="linear", ema_decay=0.99
     )  # optimizer, schedule, precision
     augment: str = "flip"  # augmentation of real images; samples then look augmented too
     seed: int = 0  # random seed of weights, data order and noise
@@ -422,11 +422,10 @@ RECIPES = {
         r1_weight=0.01,
         path_weight=0.0,
         style_mixing=0.0,
-        ada_images=500_000,
         eval_samples=10_000,
         steps=1_562_500,
         batch_size=64,
-        optim=replace(Recipe.optim, lr=2.5e-3, ema_decay=0.99991),
+        optim=replace(Recipe.optim, lr=2.5e-3, lr_schedule="constant", ema_decay=0.99991),
     ),
     # for tests: seconds
     "smoke": Recipe(
