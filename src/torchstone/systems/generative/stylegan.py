@@ -29,10 +29,11 @@ regularizers in `losses.py` and `path_length.py`, ADA in `adaptive_augment.py`.
     stylegan2_cifar10_cond   with a class: embedded beside z; D's output is projected on a mapped class
     stylegan2_ffhq      1024 × 1024 (configuration F);           stylegan2_paper256   256 × 256, half as wide
 
-What differs from the paper, and the published code. Demodulation's factor d > 0 is not multiplied at once: leaky ReLU lets
-it pass, so that it goes into the next layer's s, which saves a copy of each activation. R1's gradient is
-taken at the augmented image. ADA interpolates linearly, without the wavelet filter around it. Convolutions
-are not clamped at ±256, which is for half precision. Crossover layers are drawn for each image.
+What differs from the paper, and the published code. Demodulation's factor d > 0 is not multiplied at once:
+leaky ReLU lets it pass, so that it goes into the next layer's s, which saves a copy of each activation. R1's
+gradient is taken at the augmented image. ADA interpolates linearly, without the wavelet filter around it.
+Convolutions are not clamped at ±256, which is for half precision. Crossover layers are drawn for each image.
+Strengths of noise learn a hundred times more slowly than all else (`slow_noise`).
 """
 
 import copy
