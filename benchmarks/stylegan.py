@@ -25,9 +25,11 @@ from torchstone.systems.generative.stylegan import Generator
 
 def pair_of_generators(side: int, channel_base: int) -> tuple[Generator, nn.Module]:
     torch.manual_seed(0)
-    ours = Generator(side, channel_base=channel_base)
+    # spandrel's grids of up to 32 × 32 have as many channels as the largest
+    widest = min(512, channel_base // 32)
+    ours = Generator(side, channel_base=channel_base, channel_max=widest)
     randomize_weights(ours, 0.1, add=True)
-    theirs = spandrel_generator(side, 512, 8, channel_base, 512)
+    theirs = spandrel_generator(side, 512, 8, channel_base, widest)
     with torch.no_grad():
         own = dict(ours.named_parameters())
         for name, view in from_port(to_port(dict(theirs.named_parameters()))).items():

@@ -397,17 +397,17 @@ VARIANTS = {
 class Recipe:
     data: str = "openmoji"  # data set: openmoji, mnist5k, digits, hf:NAME, or a folder
     variant: str = "stylegan2_emoji"  # network variant
-    r1_weight: float = 0.02  # R1 regularization γ: the penalty is γ/2 times the squared gradient
+    r1_weight: float = 0.3  # R1 regularization γ: the penalty is γ/2 times the squared gradient
     r1_interval: int = 16  # updates between two steps of R1 (lazy regularization)
     path_weight: float = 2.0  # path length regularization: its weight, 0 for none
     path_interval: int = 4  # updates between two steps of path length regularization
     style_mixing: float = 0.1  # style mixing: probability that a second style rules from some layer on
     ada_images: float = 500_000  # ADA: images within which the augmentation's p could rise to 1, 0 for none
     eval_samples: int = 1000  # samples per evaluation; five times as many at the end
-    steps: int = 1200  # number of updates
+    steps: int = 6000  # number of updates
     batch_size: int = 32  # images per step
     optim: OptimConfig = OptimConfig(
-        lr=2.5e-3, beta1=0.0, beta2=0.99, lr_schedule="constant", ema_decay=0.99
+        lr=2.5e-3, beta1=0.0, beta2=0.99, lr_schedule="constant", ema_decay=0.995
     )  # optimizer, schedule, precision
     augment: str = "flip"  # augmentation of real images; samples then look augmented too
     seed: int = 0  # random seed of weights, data order and noise
@@ -415,6 +415,7 @@ class Recipe:
 
 
 RECIPES = {
+    # torchstone train stylegan   half an hour of a core; not measured yet
     "emoji": Recipe(),
     # ADA's configuration for CIFAR-10
     "cifar10": Recipe(
