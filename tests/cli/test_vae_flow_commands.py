@@ -32,6 +32,13 @@ def glow(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def flowpp(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "flowpp"
+    ts.train("flowpp/smoke", steps=6, out=folder, quiet=True, intervals={"evaluate": 6})
+    return folder
+
+
 @pytest.fixture
 def digit(tmp_path):
     """A file of a digit, and a mask of its right half."""
@@ -93,6 +100,33 @@ def test_sample_glow_follows_directions(capsys, glow, digit, tmp_path):
     none = ("--image", tmp_path / "none.png")
     assert "none.png does not exist" in assert_rejected(capsys, *words, *none, "--out", sheet)
     assert not sheet.exists()
+
+
+def test_flowpp_commands(capsys, flowpp, digit, tmp_path):
+    names = {file.name for file in (flowpp / "pictures").iterdir()}
+    assert {"samples.png", "interpolation.png", "directions.png"} <= names
+    words = ("sample", flowpp, "-n", 4, "--temperature", 0.7, "--out", tmp_path / "sheet.png")
+    code, out, _ = run_cli(capsys, *words)
+    assert code == 0
+    assert Image.open(out.strip()).size == (2 * 50 + 2, 2 * 50 + 2)
+    path = ("sample", flowpp, "--from-label", 3, "--to-label", 8, "--image", digit[0])
+    code, out, _ = run_cli(capsys, *path, "--out", tmp_path / "path.png")
+    assert code == 0
+    assert Image.open(out.strip()).size == (9 * 50 + 2, 50 + 2)
+    code, out, _ = run_cli(capsys, "predict", flowpp, digit[0], "--json")
+    (answer,) = json.loads(out)
+    assert code == 0
+    assert set(answer) == {"input", "label", "validation_rank", "log_density", "bits_per_dimension"}
+    result = json.loads((flowpp / "result.json").read_text())["metrics"]
+    again = json.loads(run_cli(capsys, "eval", flowpp, "--json")[1])
+    for name in ("bits_per_dimension", "importance_bound"):
+        assert again[name] == pytest.approx(result[f"test/{name}"], abs=1e-5)
+    for option in (("--importance-samples", -1), ("--dequantization", "none"), ("--pixel-levels", 1)):
+        folder = tmp_path / "refused"
+        assert option[0].removeprefix("--").replace("-", "_") in assert_rejected(
+            capsys, "train", "flowpp/smoke", *option, "--out", folder
+        ).replace("-", "_")
+        assert not folder.exists()
 
 
 def test_predict_and_explain_vae(capsys, vae, digit, tmp_path):

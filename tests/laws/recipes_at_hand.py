@@ -26,7 +26,15 @@ ON_SCREEN = ("Hopper", "HalfCheetah")  # what MuJoCo draws needs one
 SLOW = frozenset(
     {
         *("deeplab/openmoji", "ddpm/emoji_text", "ddpm/half_hour", "ddpm/mnist5k"),
-        *("realnvp/mnist5k", "glow/mnist5k", "realnvp/moons", "vae/beta"),
+        *(
+            "realnvp/mnist5k",
+            "glow/mnist5k",
+            "flowpp/mnist5k",
+            "flowpp/large",
+            "flowpp/digits",
+            "realnvp/moons",
+            "vae/beta",
+        ),
         *("rnn/shakespeare", "lstm/shakespeare", "gru/shakespeare", "lstm/chorales", "lstm/sentiment"),
         *("gru/glucose",),
         *("seq2seq/translate", "seq2seq/bible", "seq2seq/multi30k", "seq2seq/multi30k_plain"),

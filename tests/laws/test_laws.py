@@ -69,6 +69,7 @@ COMPILED_IN_SWEEP = {
         "resnet",
         "realnvp",
         "glow",
+        "flowpp",
         "t5",
         "ddpm",
         "performer",

@@ -174,6 +174,9 @@ stylegan: StyleGAN2, 2019. Karras, Laine, Aittala et al., arXiv:1912.04958
     variants: stylegan2_emoji stylegan2_digits stylegan2_cifar10 stylegan2_cifar10_cond stylegan2_ffhq
         stylegan2_paper256
     recipes: emoji cifar10 smoke
+flowpp: Flow++, 2019. Ho, Chen, Srinivas et al., arXiv:1902.00275
+    variants: flowpp_digits flowpp_digits_large flowpp_tiny flowpp_mnist flowpp_cifar10
+    recipes: digits large mnist5k cifar10 smoke
 ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
     variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke

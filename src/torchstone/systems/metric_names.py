@@ -61,7 +61,8 @@ METRICS = {
     "vlm": f"loss token_accuracy accuracy {ANSWERS} blank_accuracy {BLANK_ANSWERS} majority_accuracy",
     "clip": "loss logit_scale mean_reciprocal_rank recall_at_* image_to_text_recall_at_* "
     "nearest_word_recall_at_* novel_recall_at_*",
-    "vqvae": f"loss mse psnr commitment_loss code_perplexity reconstruction_frechet_distance {SAMPLES}",
+    "vqvae": f"loss mse psnr commitment_loss code_perplexity reconstruction_frechet_distance "
+    f"label_accuracy {SAMPLES}",
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",
@@ -69,6 +70,7 @@ METRICS = {
     "stylegan": f"{GAN} label_accuracy r1 path_length path_length_mean augment_p real_sign",
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
     "glow": "loss bits_per_dimension histogram",
+    "flowpp": "loss bits_per_dimension importance_bound histogram",
     "ddpm": f"loss denoising_loss coarse_loss bits_per_dimension {SAMPLES} label_accuracy confident_data "
     "match match_train nn_distance_ratio "
     + " ".join(f"{by}_{metric}" for by in ("guided_*", "ddim", "ddpm") for metric in SWEEP.split()),

@@ -12,10 +12,14 @@ from torchstone.parts.flow.coupling import (
     ActNorm,
     AffineCoupling,
     ChannelCoupling,
+    CheckerboardHalves,
     ComposeFlow,
+    InverseFlow,
+    MixtureCoupling,
     MultiScaleFlow,
     Squeeze,
     Standardize,
+    SwapHalves,
     alternating_mask,
     channel_mask,
     checkerboard,
@@ -62,7 +66,28 @@ def split_coupling(is_affine: bool) -> ChannelCoupling:
     return ChannelCoupling(Net(8), is_affine)
 
 
+def mixture_coupling(components: int) -> MixtureCoupling:
+    """Of 4 × 2 × 2, by a network of the first two channels."""
+    numbers = 2 + 3 * components
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 9), nn.Linear(9, 8 * numbers)
+
+        def forward(self, a):
+            return self.last(torch.tanh(self.first(a.flatten(1)))).view(len(a), 2, 2, 2, numbers)
+
+    return MixtureCoupling(Net())
+
+
 LAYERS = {
+    "mixture of three": ((4, 2, 2), lambda: mixture_coupling(3)),
+    "mixture of one": ((4, 2, 2), lambda: mixture_coupling(1)),
+    "checkerboard halves": ((2, 3, 4), CheckerboardHalves),
+    "swap halves": ((4, 2, 2), SwapHalves),
+    "inverse of a squeeze": ((4, 2, 2), lambda: InverseFlow(Squeeze())),
+    "act norm of each number": ((2, 2, 3), lambda: ActNorm(2, sides=(2, 3))),
     "split channels, affine": ((4, 2, 2), lambda: split_coupling(True)),
     "split channels, additive": ((4, 2, 2), lambda: split_coupling(False)),
     "coupling of rows, even stays": ((5,), lambda: row_coupling(5, False)),
@@ -131,7 +156,9 @@ def test_flow_layers_log_det_and_inverse(name, dtype):
     if "additive" in name:
         assert float((z - x).detach().abs().max()) > 0.1
         assert log_det.tolist() == [0] * 3
-    elif name != "squeeze":
+    elif name in ("checkerboard halves", "swap halves", "squeeze", "inverse of a squeeze"):
+        assert log_det.tolist() == [0] * 3
+    else:
         assert float(log_det.detach().abs().min()) > 1e-3, "a map that stretches nothing proves nothing"
 
 
@@ -162,6 +189,63 @@ def test_channel_coupling_by_hand():
     shifted, none = ChannelCoupling(nn.Identity(), is_affine=False)(x)
     assert shifted.flatten().tolist() == [0.5, -1.0, 2.5, 3.0]
     assert float(none) == 0
+
+
+class Fixed(nn.Module):
+    """The same numbers for one pixel, whatever its input; what it was called with is recorded."""
+
+    def __init__(self, numbers: list[float]):
+        super().__init__()
+        self.numbers, self.calls = numbers, []
+
+    def forward(self, *inputs):
+        self.calls.append(inputs)
+        return torch.tensor(self.numbers).to(inputs[0]).view(1, 1, 1, 1, -1)
+
+
+def test_mixture_coupling_by_hand():
+    """Of one number that two components move."""
+    raw = [0.7, -1.5, 0.2, -0.3, 1.0, -2.0, 0.4, -9.0]  # a, b, two logits, two means, two log s
+    z, log_det = MixtureCoupling(Fixed(raw))(torch.tensor([3.0, 0.9]).double().view(1, 2, 1, 1))
+    weights = [math.exp(0.2) / (math.exp(0.2) + math.exp(-0.3)), 0.0]
+    weights[1] = 1 - weights[0]
+    cdf = slope = 0.0
+    for weight, mean, log_scale in zip(weights, (1.0, -2.0), (0.4, -7.0), strict=True):
+        s = math.exp(log_scale)
+        sigma = 1 / (1 + math.exp(-min((0.9 - mean) / s, 700)))
+        cdf, slope = cdf + weight * sigma, slope + weight * sigma * (1 - sigma) / s
+    by_hand = math.log(cdf / (1 - cdf)) * math.exp(math.tanh(0.7)) - 1.5
+    assert z.flatten().tolist() == pytest.approx([3.0, by_hand])
+    assert float(log_det) == pytest.approx(math.log(slope / (cdf * (1 - cdf))) + math.tanh(0.7))
+
+
+def test_mixture_coupling_gives_its_network_the_context():
+    net, context = Fixed([0.0] * 5), torch.ones(1, 1, 1, 3)
+    layer = MixtureCoupling(net)
+    layer(torch.zeros(1, 2, 1, 1), context)
+    layer.inverse(torch.zeros(1, 2, 1, 1), context)
+    assert [len(inputs) for inputs in net.calls] == [2, 2]
+    assert all(inputs[1] is context for inputs in net.calls)
+
+
+def test_checkerboard_halves_are_the_two_colors():
+    x = torch.arange(8.0).view(1, 1, 2, 4)
+    halves, _ = CheckerboardHalves()(x)
+    assert halves[0, 0].tolist() == [[0, 2], [5, 7]]
+    assert halves[0, 1].tolist() == [[1, 3], [4, 6]]
+    board = checkerboard(4, 6)[None]
+    assert torch.equal(CheckerboardHalves()(board)[0][0, 0], torch.ones(4, 3))
+
+
+def test_initialize_standardizes_each_number():
+    torch.manual_seed(0)
+    x = torch.randn(60, 2, 3, 4) * torch.arange(1.0, 25).view(2, 3, 4) - 5
+    layer = ActNorm(2, sides=(3, 4))
+    initialize_actnorm(layer, x)
+    with torch.no_grad():
+        std, mean = torch.std_mean(layer(x)[0], 0, correction=0)
+    assert float(mean.abs().max()) < 1e-4
+    assert float((std - 1).abs().max()) < 1e-4
 
 
 def test_actnorm_shifts_before_it_scales():

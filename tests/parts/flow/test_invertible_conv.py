@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchstone.parts.flow.invertible_conv import InvertibleConv1x1
+from torchstone.parts.flow.invertible_conv import HalvesConv1x1, InvertibleConv1x1
 
 BOTH = pytest.mark.parametrize("use_lu", [True, False], ids=["LU", "plain"])
 
@@ -97,3 +97,19 @@ def test_conv1x1_keeps_its_precision_under_autocast(use_lu):
     assert torch.equal(z, z_)
     assert torch.equal(log_det, log_det_)
     assert torch.allclose(back, x, atol=1e-5)
+
+
+def test_halves_have_a_matrix_each_that_starts_as_the_identity_with_noise():
+    torch.manual_seed(0)
+    fresh = HalvesConv1x1(40, 0.001).weight.detach() - torch.eye(20)
+    assert fresh.std().item() == pytest.approx(0.001, rel=0.1)
+    layer = HalvesConv1x1(4, 0.5).double()
+    x = torch.randn(2, 4, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        z, log_det = layer(x)
+        back, log_back = layer.inverse(z)
+        both = torch.block_diag(*layer.weight)
+    assert torch.allclose(z, torch.einsum("oc,bchw->bohw", both, x), atol=1e-12)
+    assert torch.allclose(log_det, 6 * torch.linalg.slogdet(both)[1].expand(2), atol=1e-12)
+    assert torch.allclose(back, x, atol=1e-10)
+    assert torch.equal(log_back, -log_det)

@@ -1,4 +1,4 @@
-"""Invertible layers of normalizing flows: affine couplings built from arbitrary networks.
+"""Invertible layers of normalizing flows: couplings built from arbitrary networks.
 
 Dinh, Sohl-Dickstein and Bengio 2016 (Real NVP, arXiv:1605.08803), sections 3.2 to 3.6. One part of the
 input stays as it is and determines how the other part is scaled and shifted. The Jacobian is therefore
@@ -20,11 +20,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchstone.parts.flow.logistic_mixture import LogisticMixture
+
 Batch = Float[Tensor, "batch *shape"]
 Images = Float[Tensor, "batch channel height width"]
 LogDet = Float[Tensor, " batch"]
 
 STD_FLOOR = 1e-6  # added to standard deviations that are divided by
+MIN_LOG_SCALE = -7.0  # of the components of a mixture of logistics
 
 
 def checkerboard(height: int, width: int, *, odd: bool = False) -> Float[Tensor, "1 height width"]:
@@ -111,6 +114,46 @@ class ChannelCoupling(nn.Module):
         return torch.cat([a, (b - shift) * (-log_scale).exp()], 1), -log_scale.flatten(1).sum(1)
 
 
+class MixtureCoupling(nn.Module):
+    """A coupling of the two halves of the channels, by a `LogisticMixture` and then an affine map (Ho et al.
+    2019, arXiv:1902.00275, section 3.2):
+
+        z = [x_a, σ⁻¹(F(x_b; π, μ, s)) ⊙ exp(a) + b],    log |det| = Σ log dσ⁻¹(F)/dx + a
+
+    π, μ, s, a and b of each number come from x_a alone. As in the published code, a = tanh(raw)
+    and log s is at least −7.
+
+    Args:
+        net: from the first half of the channels (and a context) to 2 + 3 · components numbers for each of the
+            second half: (batch, height, width, channel, numbers).
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def coefficients(self, a: Images, *context: Tensor) -> tuple[Images, Images, LogisticMixture]:
+        """log of the factor, shift, and mixtures, in the dtype of x whatever that of the network."""
+        raw = self.net(a, *context).to(a.dtype).permute(0, 3, 1, 2, 4)
+        log_factor, shift = torch.tanh(raw[..., 0]), raw[..., 1]
+        logits, mean, log_scale = raw[..., 2:].chunk(3, -1)
+        return log_factor, shift, LogisticMixture(logits, mean, log_scale.clamp(min=MIN_LOG_SCALE))
+
+    def forward(self, x: Images, *context: Tensor) -> tuple[Images, LogDet]:
+        a, b = x.chunk(2, 1)
+        log_factor, shift, mixture = self.coefficients(a, *context)
+        y, log_slope = mixture.logit_cdf(b)
+        z = y * log_factor.exp() + shift
+        return torch.cat([a, z], 1), (log_slope + log_factor).flatten(1).sum(1)
+
+    def inverse(self, z: Images, *context: Tensor) -> tuple[Images, LogDet]:
+        a, b = z.chunk(2, 1)
+        log_factor, shift, mixture = self.coefficients(a, *context)
+        x = mixture.inverse_logit_cdf((b - shift) * (-log_factor).exp())
+        log_slope = mixture.logit_cdf(x)[1]
+        return torch.cat([a, x], 1), -(log_slope + log_factor).flatten(1).sum(1)
+
+
 class Squeeze(nn.Module):
     """Space to depth: 2 × 2 pixels become 4 times as many channels at half the side (section 3.6), log_det 0.
 
@@ -130,6 +173,56 @@ class Squeeze(nn.Module):
     ) -> tuple[Float[Tensor, "batch channel height width"], LogDet]:
         pixels = z.unflatten(1, (4, -1)).transpose(1, 2)[:, :, self.INVERSE_ORDER]
         return F.pixel_shuffle(pixels.flatten(1, 2), 2), z.new_zeros(len(z))
+
+
+class CheckerboardHalves(nn.Module):
+    """The two colors of a checkerboard as two halves of the channels, at half the width; log_det 0.
+
+    Of each two pixels side by side, the first half has the left one in even rows and the right one in odd
+    rows. A coupling of channels after it is one with a checkerboard mask, whose network sees only the half
+    that it is given.
+    """
+
+    def forward(
+        self, x: Float[Tensor, "batch channel height width"]
+    ) -> tuple[Float[Tensor, "batch halves height narrow"], LogDet]:
+        first, second = self.swap_odd_rows(*x.unflatten(3, (-1, 2)).unbind(4))
+        return torch.cat([first, second], 1), x.new_zeros(len(x))
+
+    def inverse(
+        self, z: Float[Tensor, "batch halves height narrow"]
+    ) -> tuple[Float[Tensor, "batch channel height width"], LogDet]:
+        pairs = self.swap_odd_rows(*z.chunk(2, 1))
+        return torch.stack(pairs, 4).flatten(3), z.new_zeros(len(z))
+
+    def swap_odd_rows(self, a: Images, b: Images) -> tuple[Images, Images]:
+        is_odd = (torch.arange(a.shape[2], device=a.device) % 2 == 1)[:, None]
+        return torch.where(is_odd, b, a), torch.where(is_odd, a, b)
+
+
+class SwapHalves(nn.Module):
+    """The two halves of the channels in each other's place, log_det 0."""
+
+    def forward(self, x: Images) -> tuple[Images, LogDet]:
+        a, b = x.chunk(2, 1)
+        return torch.cat([b, a], 1), x.new_zeros(len(x))
+
+    def inverse(self, z: Images) -> tuple[Images, LogDet]:
+        return self(z)
+
+
+class InverseFlow(nn.Module):
+    """A layer run backwards."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer: Any = layer
+
+    def forward(self, x: Batch) -> tuple[Float[Tensor, "batch *out"], LogDet]:
+        return self.layer.inverse(x)
+
+    def inverse(self, z: Batch) -> tuple[Float[Tensor, "batch *out"], LogDet]:
+        return self.layer(z)
 
 
 class Standardize(nn.Module):
@@ -159,12 +252,14 @@ class ActNorm(nn.Module):
 
     Args:
         axes: number of spatial axes of x, after the channels.
+        sides: of these axes, where each position has a scale and shift of its own (as in Flow++).
     """
 
-    def __init__(self, channels: int, axes: int = 2):
+    def __init__(self, channels: int, axes: int = 2, sides: Sequence[int] | None = None):
         super().__init__()
-        self.scale = nn.Parameter(torch.zeros(channels, *[1] * axes))
-        self.shift = nn.Parameter(torch.zeros(channels, *[1] * axes))
+        sides = [1] * axes if sides is None else sides
+        self.scale = nn.Parameter(torch.zeros(channels, *sides))
+        self.shift = nn.Parameter(torch.zeros(channels, *sides))
 
     def forward(self, x: Batch) -> tuple[Batch, LogDet]:
         return (x + self.shift) * self.scale.exp(), self.log_det(x)
@@ -173,29 +268,34 @@ class ActNorm(nn.Module):
         return z * (-self.scale).exp() - self.shift, -self.log_det(z)
 
     def log_det(self, x: Batch) -> LogDet:
-        return (self.scale.sum() * math.prod(x.shape[2:])).expand(len(x))
+        positions = math.prod(x.shape[1:]) // self.scale.numel()  # that share a scale
+        return (self.scale.sum() * positions).expand(len(x))
+
+    def initialize(self, x: Batch) -> None:
+        """From the input: each output then has mean 0 and standard deviation 1."""
+        shared = [axis for axis in range(2, x.ndim) if self.scale.shape[axis - 1] == 1]
+        std, mean = torch.std_mean(x, [0, *shared], correction=0, keepdim=True)
+        self.shift.copy_(-mean[0])
+        self.scale.copy_(-(std[0] + STD_FLOOR).log())
 
 
 @torch.no_grad()
-def initialize_actnorm(network: nn.Module, x: Batch) -> None:
-    """Set every `ActNorm` in `network`, one after the other in one call of it, so that on the batch `x` each
-    channel of its output has mean 0 and standard deviation 1 (Kingma and Dhariwal 2018, 3.1).
+def initialize_actnorm(network: nn.Module, *inputs: Any) -> None:
+    """Set every `ActNorm` in `network`, one after the other in one call of it, so that on a first batch each
+    channel of its output has mean 0 and standard deviation 1 (Kingma and Dhariwal 2018, 3.1). Other layers
+    that have a method `initialize`, of their input, are set likewise.
 
     The layers have no memory of it: it is part of making a network, like drawing its weights, never of a
     forward pass. A network whose weights are loaded keeps those.
     """
 
-    def normalize(layer: Any, inputs: tuple[Tensor]) -> None:
-        (x,) = inputs
-        axes = [0, *range(2, x.ndim)]
-        std, mean = torch.std_mean(x, axes, correction=0, keepdim=True)
-        layer.shift.copy_(-mean[0])
-        layer.scale.copy_(-(std[0] + STD_FLOOR).log())
+    def initialize(layer: Any, inputs: tuple[Tensor]) -> None:
+        layer.initialize(inputs[0])
 
-    layers = [layer for layer in network.modules() if isinstance(layer, ActNorm)]
-    hooks = [layer.register_forward_pre_hook(normalize) for layer in layers]
+    layers = [layer for layer in network.modules() if hasattr(layer, "initialize")]
+    hooks = [layer.register_forward_pre_hook(initialize) for layer in layers]
     try:
-        network(x)
+        network(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -78,3 +78,31 @@ class InvertibleConv1x1(nn.Module):
     def log_det(self, x: Images) -> LogDet:
         each = self.factors.diagonal().sum() if self.use_lu else torch.linalg.slogdet(self.weight)[1]
         return (each * (x.shape[2] * x.shape[3])).expand(len(x))
+
+
+class HalvesConv1x1(nn.Module):
+    """A plain matrix W for each half of the channels. Both start as the identity with normal noise (as
+    in the code published with Ho et al. 2019, arXiv:1902.00275).
+
+    Args:
+        std: of that noise.
+    """
+
+    def __init__(self, channels: int, std: float):
+        super().__init__()
+        half = channels // 2
+        self.weight = nn.Parameter(torch.eye(half) + std * torch.randn(2, half, half))
+
+    def forward(self, x: Images) -> tuple[Images, LogDet]:
+        return self.multiply(self.weight, x), self.log_det(x)
+
+    def inverse(self, z: Images) -> tuple[Images, LogDet]:
+        return self.multiply(torch.linalg.inv(self.weight), z), -self.log_det(z)
+
+    def multiply(self, matrices: Float[Tensor, "two half half"], x: Images) -> Images:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x, matrices.flatten(0, 1)[:, :, None, None], groups=2)
+
+    def log_det(self, x: Images) -> LogDet:
+        each = torch.linalg.slogdet(self.weight)[1].sum()
+        return (each * (x.shape[2] * x.shape[3])).expand(len(x))

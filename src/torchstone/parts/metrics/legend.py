@@ -121,6 +121,9 @@ LEGENDS = {
     ),
     "kl": Legend("divergence from the prior", "nats per image"),
     "active_latents": Legend("active latents", "number of latent variables in use"),
+    "importance_bound": Legend(
+        "importance-weighted bound of several samples of noise", "bits per dimension", "lower"
+    ),
     "psnr": Legend("peak signal-to-noise ratio", "dB, of reconstructions", "higher"),
     "commitment_loss": Legend("commitment loss", "squared distance to the codebook, per number", "lower"),
     "code_perplexity": Legend("perplexity of the codebook", "entries in use, were all used alike"),
@@ -303,6 +306,7 @@ OF_SYSTEMS = {
     ),
     ("realnvp", "loss"): Legend("negative log-likelihood", "bits per dimension; of points, nats", "lower"),
     ("glow", "loss"): Legend("negative log-likelihood", "bits per dimension", "lower"),
+    ("flowpp", "loss"): Legend("minus the lower bound", "bits per dimension", "lower"),
     ("vae", "loss"): Legend("minus the lower bound", "nats per image", "lower"),
 }
 

@@ -124,7 +124,7 @@ RECIPES = {
     # torchstone train glow                     62 s of a core           2.016 bits; Real NVP 2.021 in 97 s
     "digits": Recipe(pixel_levels=17, steps=700),
     # torchstone train glow/mnist5k
-    "mnist5k": Recipe(data="mnist5k", variant="glow_mnist"),
+    "mnist5k": Recipe(data="mnist5k", variant="glow_mnist", optim=replace(Recipe.optim, lr=1e-3)),
     # torchstone train glow/cifar10 --data FOLDER   the paper's network
     "cifar10": Recipe(
         data="cifar10",

@@ -99,8 +99,9 @@ def evaluate(
     inception: str | Path | None = None,
 ) -> dict[str, Any]:
     """The likelihood of `spec`, its test split if `held_out`, else all of it. Of images: bits per dimension,
-    and `evaluate_samples` against them, of as many samples as the recipe's `eval_samples`. Of rows: `loss`,
-    −log p in nats.
+    a bound by one sample of dequantization noise; where the recipe asks for several, `importance_bound` by
+    these; and `evaluate_samples` against them, of as many samples as the recipe's `eval_samples`. Of rows:
+    `loss`, −log p in nats.
 
     Raises:
         BadInput: a table of other features, or a table and `inception`.
@@ -119,6 +120,9 @@ def evaluate(
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     log_prob = torch.cat([image_log_prob(model, split, levels) for split in splits])
     metrics: dict[str, Any] = {"bits_per_dimension": to_bits_per_dim(log_prob, metadata).mean().item()}
+    if importance_samples := metadata.get("importance_samples"):
+        bounds = [image_log_prob(model, split, levels, importance_samples) for split in splits]
+        metrics["importance_bound"] = to_bits_per_dim(torch.cat(bounds), metadata).mean().item()
     count = metadata["eval_samples"] or (DEFAULT_SAMPLES if inception else 0)
     if count:
         sampler = partial(sample_images, model, count, levels)

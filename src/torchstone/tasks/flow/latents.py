@@ -15,11 +15,12 @@ from torch import Tensor
 
 from torchstone.data.vision.dataset import ImageDataset
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.parts.flow.likelihood import dequantize, inverse_logit, logit, to_uint8
+from torchstone.parts.flow.likelihood import inverse_logit, to_uint8
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_image_grid
 from torchstone.tasks.anomaly import check_finite
+from torchstone.tasks.flow.dequantization import sample_dequantized
 from torchstone.tasks.latent_paths import latent_paths
 
 Latents = Float[Tensor, "count numbers"]
@@ -38,8 +39,8 @@ def encode_images(model: Any, images: Pixels, levels: int) -> Latents:
     generator, chunks = torch.Generator().manual_seed(0), []
     with eval_mode(model):
         for rows in images.split(CHUNK_SIZE):
-            u = torch.rand(rows.shape, generator=generator).to(rows.device)
-            chunks.append(model(logit(dequantize(rows, u, levels))[0])[0])
+            x, _ = sample_dequantized(model, rows, levels, generator)
+            chunks.append(model.flow(x)[0])
     return torch.cat(chunks)
 
 

@@ -1,5 +1,6 @@
 """Maximum-likelihood training of flows on images or points, with baselines."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,9 @@ from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.flow.likelihood import (
     bits_per_dim,
-    dequantize,
     histogram_bits_per_dim,
     inverse_logit,
     log_kernel_density,
-    logit,
     pixel_histogram,
     to_uint8,
 )
@@ -34,6 +33,7 @@ from torchstone.plots.density_2d import MAX_POINTS, RESOLUTION, density_images, 
 from torchstone.plots.sample_grid import log_samples, save_final_samples
 from torchstone.tasks.anomaly import score_quantiles
 from torchstone.tasks.evaluate_samples import NUM_PAIRS, evaluate_samples, save_nearest_samples
+from torchstone.tasks.flow.dequantization import sample_dequantized
 from torchstone.tasks.flow.latents import (
     NUM_PATHS,
     class_latents,
@@ -68,6 +68,8 @@ def train_image_flow(
     model_config: dict[str, Any],
     classifier: ClassifierSpec,
     keeps_class_latents: bool = False,
+    noise_shape: tuple[int, ...] | None = None,
+    importance_samples: int = 0,
 ) -> Run:
     """A Run that fits a flow to images by maximum likelihood.
 
@@ -81,6 +83,8 @@ def train_image_flow(
         classifier: whose features samples are compared in, if `eval_samples` is not 0.
         keeps_class_latents: save the mean latent of each class, along whose differences `sample` then moves
             images; and pictures of that and of interpolations.
+        noise_shape: of the normal noise of each image that `loss` takes; by default there is none.
+        importance_samples: of dequantization noise in the `importance_bound` of the test (0: none).
 
     Raises:
         BadInput: fewer than 2 levels or more than 256; a negative number of samples.
@@ -89,6 +93,8 @@ def train_image_flow(
         raise BadInput(f"a pixel has 2 to 256 levels, not {recipe.pixel_levels}")
     if recipe.eval_samples < 0:
         raise BadInput(f"eval_samples must be at least 0, not {recipe.eval_samples}")
+    if importance_samples < 0:
+        raise BadInput(f"importance_samples must be at least 0, not {importance_samples}")
     dimensions, levels = data.metadata["channels"] * data.metadata["size"] ** 2, recipe.pixel_levels
 
     # a sample is an inverse pass, as expensive as a forward pass
@@ -97,7 +103,7 @@ def train_image_flow(
         model, recipe.optim, lambda net, batch: loss(net, batch, levels), steps=recipe.steps
     )
     batches = image_batches(recipe, data.train, identity_stats(data.metadata["channels"]))
-    stream = state["stream"] = LikelihoodBatches(batches)
+    stream = state["stream"] = LikelihoodBatches(batches, noise_shape)
 
     def mean_bits(log_prob: PerImage) -> float:
         return bits_per_dim(log_prob, dimensions, levels).mean().item()
@@ -112,6 +118,9 @@ def train_image_flow(
     def test() -> dict[str, float]:
         bits = mean_bits(image_log_prob(eval_model, data.test, levels))
         metrics = {"bits_per_dimension": bits, "histogram": histogram_baseline(data, levels)}
+        if importance_samples:
+            bound = image_log_prob(eval_model, data.test, levels, importance_samples)
+            metrics["importance_bound"] = mean_bits(bound)
         if recipe.eval_samples:
             metrics |= evaluate_samples(
                 lambda: sample_images(eval_model, recipe.eval_samples, levels), data, classifier
@@ -151,6 +160,7 @@ def train_image_flow(
             "picture": data.metadata,
             "pixel_levels": levels,
             "eval_samples": recipe.eval_samples,
+            "importance_samples": importance_samples,
             "data": data.description,
         },
     )
@@ -158,15 +168,22 @@ def train_image_flow(
 
 
 @torch.no_grad()
-def image_log_prob(model: Any, split: ImageSplit | Pixels, levels: int) -> PerImage:
-    """log density of each image on 0..1, in evaluation mode, with noise that is always the same."""
+def image_log_prob(model: Any, split: ImageSplit | Pixels, levels: int, num_samples: int = 1) -> PerImage:
+    """log density of each image on 0..1, in evaluation mode, with noise that is always the same.
+
+    Args:
+        num_samples: M of log 1/M Σ p(y_m) / q(u_m | image), a bound that is closer the more samples it has
+            (Burda, Grosse and Salakhutdinov 2015, arXiv:1509.00519, equation 8).
+    """
     images = all_images(split) if isinstance(split, ImageSplit) else split
     generator, chunks = torch.Generator().manual_seed(0), []
     with eval_mode(model):
         for rows in images.split(CHUNK_SIZE):
-            u = torch.rand(rows.shape, generator=generator).to(rows.device)
-            x, log_det = logit(dequantize(rows, u, levels))
-            chunks.append(model.log_prob(x) + log_det)
+            bounds = []
+            for _ in range(num_samples):
+                x, log_weight = sample_dequantized(model, rows, levels, generator)
+                bounds.append(model.log_prob(x) + log_weight)
+            chunks.append(torch.stack(bounds).logsumexp(0) - math.log(num_samples))
     return torch.cat(chunks)
 
 
