@@ -171,9 +171,9 @@ glow: Glow, 2018. Kingma and Dhariwal, arXiv:1807.03039
     variants: glow_digits glow_tiny glow_mnist glow_cifar10 glow_cifar10_additive
     recipes: digits mnist5k cifar10 smoke
 stylegan: StyleGAN2, 2019. Karras, Laine, Aittala et al., arXiv:1912.04958
-    variants: stylegan2_emoji stylegan2_digits stylegan2_cifar10 stylegan2_cifar10_cond stylegan2_ffhq
+    variants: stylegan2_emoji stylegan2_mnist stylegan2_digits stylegan2_cifar10 stylegan2_cifar10_cond stylegan2_ffhq
         stylegan2_paper256
-    recipes: emoji cifar10 smoke
+    recipes: emoji mnist5k cifar10 smoke
 flowpp: Flow++, 2019. Ho, Chen, Srinivas et al., arXiv:1902.00275
     variants: flowpp_digits flowpp_digits_large flowpp_tiny flowpp_mnist flowpp_cifar10
     recipes: digits large mnist5k cifar10 smoke

@@ -366,6 +366,8 @@ class Discriminator(nn.Module):
 EMOJI: dict[str, Any] = {"size": 32, "channels": 3, "channel_base": 512, "channel_max": 64}
 CONFIGS: dict[str, dict[str, Any]] = {
     "stylegan2_emoji": EMOJI | {"latent_dim": 64, "style_dim": 64, "mapping_layers": 2},
+    "stylegan2_mnist": EMOJI
+    | {"channels": 1, "latent_dim": 64, "style_dim": 64, "mapping_layers": 2, "channel_base": 1024},
     "stylegan2_digits": {"size": 8, "channels": 1, "latent_dim": 16, "style_dim": 16, "mapping_layers": 2}
     | {"channel_base": 256, "channel_max": 32},
     "stylegan2_cifar10": {"size": 32, "mapping_layers": 2},
@@ -417,6 +419,18 @@ class Recipe:
 RECIPES = {
     # torchstone train stylegan   half an hour of a core; not measured yet
     "emoji": Recipe(),
+    "mnist5k": Recipe(
+        data="mnist5k",
+        variant="stylegan2_mnist",
+        r1_weight=0.1,
+        path_weight=0.0,
+        style_mixing=0.0,
+        ada_images=100_000,
+        steps=1500,
+        batch_size=32,
+        optim=replace(Recipe.optim, lr_schedule="linear", ema_decay=0.99),
+        augment="none",
+    ),
     # ADA's configuration for CIFAR-10
     "cifar10": Recipe(
         data="hf:uoft-cs/cifar10",
