@@ -33,6 +33,11 @@ def for_predict(metadata: dict[str, Any], folder: Path) -> tuple[list[Any], dict
         value: Any = "0,1" if is_point else _image(folder / "ring.png")
     elif task == "image_translation":
         value, options = _image(folder / "ring.png"), {"out": str(folder / "translated.png")}
+    elif task == "adversarial":  # of the generator's own size: its projection
+        side = metadata["picture"]["size"]
+        value = folder / "small.png"
+        Image.open(_image(folder / "ring.png")).resize((side, side)).save(value)
+        options = {"out": str(folder / "projected.png"), "projection_steps": 3}
     elif task == "image_text":
         value, options = _image(folder / "ring.png"), {"labels": "a ring,a house"}
     elif task == "tabular":

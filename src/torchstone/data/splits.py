@@ -100,6 +100,24 @@ class ImageArray:
 
 
 @dataclass(frozen=True)
+class ColorArray:
+    """Color images in memory: uint8 (count, height, width, 3)."""
+
+    array: np.ndarray
+    name: str
+
+    def __getitem__(self, i: int) -> Image.Image:
+        return Image.fromarray(self.array[i])
+
+    def content(self, i: int) -> bytes:
+        """What the identity of an image is taken from."""
+        return self.array[i].tobytes()
+
+    def describe(self, i: int) -> str:
+        return f"image {i} of {self.name}"
+
+
+@dataclass(frozen=True)
 class Subset:
     """Some examples of a pool: `index` into the pool, and their `labels` (same length)."""
 

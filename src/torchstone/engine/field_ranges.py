@@ -39,6 +39,7 @@ NAMES = {
     COUNT: "discriminator_channels discriminator_layers "
     "steps total_timesteps total_episodes attention_window batch_size base_channels beam_size bins "
     "buffer_size channels context discriminator_steps embedding epochs eval_episodes eval_games "
+    "r1_interval path_interval "
     "exploration_steps features grad_accum_steps gradient_steps heads hidden horizon latent_dim "
     "latent_samples layers max_examples max_length max_ngram mean_span_length n_mels n_step num_envs "
     "num_steps patch patch_size pretrain_batch_size projected recordings_per_utterance sample_rate "
@@ -51,8 +52,8 @@ NAMES = {
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
     "min_rollout_length max_rollout_length model_retain",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
-    NOT_NEGATIVE: "cycle_weight identity_weight l1_weight pool_size "
-    "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
+    NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
+    "cycle_weight identity_weight l1_weight pool_size r1_weight path_weight ada_images "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval random_blocks "
@@ -63,7 +64,8 @@ NAMES = {
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
     "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr",
-    SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
+    SHARE: "style_mixing "
+    "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
     "keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change codebook_decay "

@@ -30,6 +30,7 @@ class SeedStream(IntEnum):
     SELF_PLAY = 27  # noise at roots, moves and openings
     TRPO_MINIBATCHES = 30
     ACTNORM_INIT = 31  # the batch that actnorm is initialized with, and its noise
+    GAUSSIAN_WEIGHTS = 35  # initial weights N(0, 1), of networks whose input is N(0, 1) too
     VAE_FRAMES = 40  # which frames of random episodes, and their order
     LATENT_SEQUENCES = 41  # where a world model's sequences begin, and their latent states
     DREAMS = 42  # episodes in a world model

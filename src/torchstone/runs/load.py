@@ -50,7 +50,11 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     if weights is not None:
         from torchstone.tasks.transfer import load_weights, read_published
 
-        module, file = entry.module(), read_published(weights, model)
+        module = entry.module()
+        if hasattr(module, "read_tensors"):  # files of layouts that no other system has
+            load_weights(model, module.read_tensors(weights, model), f"{weights} does not fit {name}")
+            return model
+        file = read_published(weights, model)
         if hasattr(module, "file_statistics"):  # refuses a file of another network with the same names
             module.file_statistics(variant, file)
         tensors = file.tensors
@@ -121,6 +125,23 @@ def load_any(path: str | Path, device: str = "cpu", *, last: bool = False):
 
     folder = _layout_of(path)
     return load_run(Path(path), device, last=last) if folder is None else load_published(folder, device)
+
+
+def load_weights_file(name: str, weights: str | Path, device: str = "cpu"):
+    """What `load_run` gives, of a network by name with a published file's weights.
+
+    Raises:
+        BadInput: no such network, or none that is used without a run; a file that does not fit.
+    """
+    from torchstone.engine.device import select_device
+
+    entry, variant = systems.find(checked("the network", str, name))
+    module = entry.module()
+    if not hasattr(module, "published_metadata"):
+        raise BadInput(f"{name} is used with a run: give its folder, or load the weights by ts.create")
+    model: Any = create(variant, weights=weights)
+    metadata = module.published_metadata(variant, model)
+    return model.to(select_device(device)).eval(), metadata, entry
 
 
 def is_published(path: str | Path) -> bool:

@@ -159,8 +159,8 @@ cgan: Conditional GAN, 2014. Mirza and Osindero, arXiv:1411.1784
     variants: cgan cgan_digits cgan_paper
     recipes: mnist5k mnist paper smoke
 dcgan: DCGAN, 2015. Radford, Metz and Chintala, arXiv:1511.06434
-    variants: dcgan dcgan_mnist dcgan_digits
-    recipes: mnist5k mnist smoke
+    variants: dcgan dcgan_mnist dcgan_emoji dcgan_digits
+    recipes: mnist5k mnist emoji32 smoke
 pix2pix: pix2pix, 2016. Isola, Zhu, Zhou and Efros, arXiv:1611.07004
     variants: pix2pix_small pix2pix_unet256
     recipes: openmoji paper smoke
@@ -177,6 +177,10 @@ realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
 glow: Glow, 2018. Kingma and Dhariwal, arXiv:1807.03039
     variants: glow_digits glow_tiny glow_mnist glow_cifar10 glow_cifar10_additive
     recipes: digits mnist5k cifar10 smoke
+stylegan: StyleGAN2, 2019. Karras, Laine, Aittala et al., arXiv:1912.04958
+    variants: stylegan2_emoji stylegan2_mnist stylegan2_digits stylegan2_cifar10 stylegan2_cifar10_cond
+        stylegan2_ffhq stylegan2_paper256
+    recipes: emoji mnist5k cifar10 smoke
 flowpp: Flow++, 2019. Ho, Chen, Srinivas et al., arXiv:1902.00275
     variants: flowpp_digits flowpp_digits_large flowpp_tiny flowpp_mnist flowpp_cifar10
     recipes: digits large mnist5k cifar10 smoke

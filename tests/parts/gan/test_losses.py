@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.gan.losses import GAN_LOSSES, LEAST_SQUARES, gradient_penalty
+from torchstone.parts.gan.losses import GAN_LOSSES, LEAST_SQUARES, gradient_penalty, r1_penalty
 
 REAL, FAKE = (torch.tensor([2.0, -0.5, 0.0, 1.5]).double(), torch.tensor([-3.0, 0.2, 1.1, -0.9]).double())
 
@@ -142,3 +142,12 @@ def test_gradient_penalty_trains_discriminator_only():
         down = float(gradient_penalty(discriminator, x, fake, share))
     assert got == pytest.approx((up - down) / (2 * h), rel=1e-5)
     assert abs(got) > 1e-6
+
+
+def test_r1_equals_the_gradient_by_hand():
+    """D(x) = Σ a·sin x + ½ (Σ x)²: ∇D = a cos x + Σ x."""
+    a = torch.randn(2, 3, 3).double()
+    x = torch.randn(4, 2, 3, 3).double()
+    ours = r1_penalty(lambda x: (a * x.sin()).flatten(1).sum(1) + x.flatten(1).sum(1).square() / 2, x)
+    by_hand = (a * x.cos() + x.flatten(1).sum(1)[:, None, None, None]).flatten(1).square().sum(1)
+    assert torch.allclose(ours, by_hand, atol=1e-12)

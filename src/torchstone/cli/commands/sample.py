@@ -17,7 +17,8 @@ OLD_OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", metavar="RUN")
+    add("run", metavar="RUN", help="a run's folder; with --weights the name of a network")
+    add("--weights", metavar="FILE", help="published weights, in place of a run")
     add("--prompt", metavar="TEXT", help="prompt: the beginning of the text, or the image's caption")
     add("--label", metavar="K", help="class label of the images (default: all in turn)")
     add("--from-label", metavar="K", help="path in latent space: the class it begins at, with --to-label")
@@ -46,8 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sampling-steps", metavar="N", type=positive, help="diffusion: number of sampling steps")
     add("--sampler", metavar="NAME", help="diffusion: ddpm or ddim")
     add("--eta", metavar="X", type=float, help="DDIM η: 0 deterministic, 1 as stochastic as DDPM")
+    add("--truncation", metavar="X", type=float, help="GAN: truncation, 1 for none; less, fewer odd images")
+    add(
+        "--mix-styles",
+        metavar="FIRST-LAST",
+        help="StyleGAN: a sheet of images whose layers FIRST to LAST have the styles of others",
+    )
     add("--tempo", metavar="X", type=float, help="music: tempo in quarter notes per minute")
-    add("--out", metavar="FILE", help="output file; music: FILE.mid, images: FILE.png")
+    add("--out", metavar="FILE", help="output file; music: FILE.mid, images: FILE.png, a film: FILE.gif")
     add("--last", action="store_true", help=LAST_HELP)
     add("--device", default="auto", help="auto, cpu, cuda or mps")
 
@@ -57,10 +64,10 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.runs.recipes import read_recipe
 
     # a file of music or images is written by the system, a text here
-    is_written = args.out is not None and args.out.lower().endswith((".mid", ".midi", ".png"))
+    is_written = args.out is not None and args.out.lower().endswith((".mid", ".midi", ".png", ".gif"))
     excluded = ("run", *(() if is_written else ("out",)))
     options = {k: v for k, v in vars(args).items() if k not in excluded and v is not None}
-    if not is_written and read_recipe(Path(args.run))[0].chapter == "generative":
+    if not is_written and (args.weights or read_recipe(Path(args.run))[0].chapter == "generative"):
         raise BadInput(f"{args.run} generates images: give the file with --out FILE.png")
     texts = sample(args.run, **options)
     joined = "\n\n".join(texts)

@@ -73,3 +73,18 @@ def gradient_penalty(
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def r1_penalty(
+    discriminator: Callable[[Tensor], Logits], real: Float[Tensor, "batch *shape"]
+) -> Float[Tensor, " batch"]:
+    """‖∇ D(x)‖₂² of each real image: D is to be flat at the data (Mescheder et al. 2018, arXiv:1801.04406,
+    equation 9, without γ/2).
+
+    Args:
+        discriminator: scores each image by itself, but for what it computes of the batch as a whole.
+    """
+    x = real.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+    return gradient.flatten(1).square().sum(1)

@@ -259,6 +259,11 @@ LEGENDS = {
     "discriminator_loss": Legend("loss of the discriminator", "nats", "", "2 ln 2, about 1.39"),
     "real_logit": Legend("discriminator's output for real images", "logit"),
     "fake_logit": Legend("discriminator's output for samples", "logit"),
+    "r1": Legend("squared gradient of the discriminator at real images", "squared norm"),
+    "path_length": Legend("change of the image by a step of the style", "norm of Jᵀy"),
+    "path_length_mean": Legend("running mean of path lengths", "norm of Jᵀy"),
+    "augment_p": Legend("probability of each augmentation", "0 to 1"),
+    "real_sign": Legend("mean sign of the discriminator's output for real images", "overfits above 0.6"),
     "denoising_loss": Legend("denoising error", "squared, of standard noise", "lower", "1"),
     "coarse_loss": Legend("denoising error of the coarse image", "squared, of standard noise", "lower", "1"),
 }

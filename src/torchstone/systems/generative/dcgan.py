@@ -89,6 +89,8 @@ RECIPES = {
     "mnist5k": Recipe(),
     # torchstone train dcgan/mnist --data FOLDER     24 min of a core   19.7 times, each digit 6 % or more
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000),
+    # torchstone train dcgan/emoji32   as long as stylegan, to compare both; not measured yet
+    "emoji32": Recipe(data="openmoji", variant="dcgan_emoji", steps=4200, augment="flip"),
     # for tests: seconds
     "smoke": Recipe(
         data="digits",
@@ -174,6 +176,7 @@ NORMS: dict[str, Any] = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "dcgan": {"base_channels": 64, "channels": 3, "size": 64},
     "dcgan_mnist": {"base_channels": 64, "channels": 1, "size": 28},
+    "dcgan_emoji": {"base_channels": 64, "channels": 3, "size": 32},
     "dcgan_digits": {"base_channels": 64, "channels": 1, "size": 8},
 }
 VARIANTS = {name: Variant(partial(Generator, **each), (100,)) for name, each in CONFIGS.items()}

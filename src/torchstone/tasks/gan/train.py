@@ -21,6 +21,7 @@ from torchstone.engine.run import FORWARDS, Examples, Run
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.metrics.classifier_features import (
     ClassifierFeatures,
+    FeatureClassifier,
     frechet_statement,
     sample_metrics,
     save_nearest_sheet,
@@ -95,12 +96,7 @@ def train_gan(
             discriminator, samples or images.
     """
     loss = select_loss(recipe, discriminator)
-    if min(recipe.eval_samples, len(data.val), len(data.test)) <= fidelity_diversity.NUM_NEIGHBORS:
-        raise BadInput(
-            f"precision and recall use {fidelity_diversity.NUM_NEIGHBORS} neighbors: more of them are needed "
-            "in eval_samples and in each split than "
-            f"{recipe.eval_samples}, {len(data.val)} and {len(data.test)}"
-        )
+    check_neighbors(recipe, data)
     if data.train.labels.device.type != "mps":
         model = model.to(memory_format=torch.channels_last)
         discriminator = discriminator.to(  # ty: ignore[no-matching-overload]
@@ -137,7 +133,6 @@ def train_gan(
     stream = state["stream"] = GanBatches(
         batches, model.latent_dim, discriminator_steps=recipe.discriminator_steps
     )
-    monitor = state["mode_collapse"] = ModeCollapseMonitor(data.classes)
 
     def update(batch: GanBatch) -> dict[str, Tensor]:
         metrics = [discriminator_step(each) for each in batch.discriminator_batches][-1]
@@ -148,6 +143,46 @@ def train_gan(
             "fake_logit": metrics["fake"],
         }
 
+    work = image_work(recipe.discriminator_steps, loss.has_gradient_penalty)
+    training = GanTraining(stream, update, state, eval_model, untrained, work)
+    return gan_run(
+        training, recipe, data, model_config=model_config, metadata=metadata, classifier=feature_classifier
+    )
+
+
+class GanTraining(NamedTuple):
+    """What a Run of a GAN is made of: batches, an update, all that a checkpoint holds of it, the network to
+    evaluate and a copy of it before training.
+
+    Args:
+        work: what an image of a batch costs an update, in forward passes of one of the networks.
+    """
+
+    stream: Any
+    update: Callable[[Any], dict[str, Any]]
+    state: dict[str, Any]
+    eval_model: Any
+    untrained: Any
+    work: float
+
+
+def gan_run(
+    training: GanTraining,
+    recipe: Any,
+    data: ImageDataset,
+    *,
+    model_config: dict[str, Any],
+    metadata: dict[str, Any],
+    classifier: FeatureClassifier,
+) -> Run:
+    """A Run of `training`, whose samples are measured, and whose collapse is reported.
+
+    Of the recipe: variant, steps, batch_size, eval_samples. Evaluation writes `sample_metrics`, at the end
+    beside those of training images and of the untrained generator.
+    """
+    stream, update, state, eval_model, untrained, work = training
+    feature_classifier = classifier
+    monitor = state["mode_collapse"] = ModeCollapseMonitor(data.classes)
     validation = feature_classifier.extract_split(data.val)
 
     def measure(
@@ -199,7 +234,7 @@ def train_gan(
             len(data.train),
             unit="images",
             evaluation=SAMPLE_WORK * recipe.eval_samples + GRID_SIZE,
-            update=recipe.batch_size * image_work(recipe.discriminator_steps, loss.has_gradient_penalty),
+            update=recipe.batch_size * work,
         ),
         state=state,
         steps=recipe.steps,
@@ -217,6 +252,19 @@ def train_gan(
         },
     )
     return log_samples(run, sample, columns=columns)
+
+
+def check_neighbors(recipe: Any, data: ImageDataset) -> None:
+    """
+    Raises:
+        BadInput: too few samples or images for precision and recall.
+    """
+    if min(recipe.eval_samples, len(data.val), len(data.test)) <= fidelity_diversity.NUM_NEIGHBORS:
+        raise BadInput(
+            f"precision and recall use {fidelity_diversity.NUM_NEIGHBORS} neighbors: more of them are needed "
+            "in eval_samples and in each split than "
+            f"{recipe.eval_samples}, {len(data.val)} and {len(data.test)}"
+        )
 
 
 def image_work(discriminator_steps: int, has_gradient_penalty: bool) -> int:
