@@ -48,7 +48,8 @@ NAMES = {
     "episodes frames vae_steps vae_batch_size rnn_steps rnn_batch_size dream_steps population rollouts "
     "eval_dreams "
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
-    "min_rollout_length max_rollout_length model_retain",
+    "min_rollout_length max_rollout_length model_retain "
+    "initial_size level_images",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "

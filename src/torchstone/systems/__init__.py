@@ -171,6 +171,9 @@ stylegan: StyleGAN2, 2019. Karras, Laine, Aittala et al., arXiv:1912.04958
     variants: stylegan2_emoji stylegan2_digits stylegan2_cifar10 stylegan2_cifar10_cond stylegan2_ffhq
         stylegan2_paper256
     recipes: emoji cifar10 smoke
+stylegan1: StyleGAN with progressive growing, 2018. Karras, Laine and Aila, arXiv:1812.04948
+    variants: stylegan1_emoji stylegan1_digits stylegan1_ffhq
+    recipes: emoji smoke
 ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
     variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke

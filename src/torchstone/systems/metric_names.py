@@ -62,6 +62,7 @@ METRICS = {
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",
     "dcgan": GAN,
+    "stylegan1": f"{GAN} r1 lod",
     "stylegan": f"{GAN} label_accuracy r1 path_length path_length_mean augment_p real_sign",
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
     "glow": "loss bits_per_dimension histogram",
