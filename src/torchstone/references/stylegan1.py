@@ -1,4 +1,4 @@
-"""StyleGAN's networks from their equations, with the weights of ours: plain sums, each operation by itself."""
+"""StyleGAN's networks from their equations, with our weights: plain sums, each operation by itself."""
 
 import copy
 import math
@@ -47,12 +47,11 @@ class ReferenceGenerator(nn.Module):
             if i % 2:
                 color = net.to_colors[i // 2]
                 images.append(convolve(x, color.weight) + color.bias.view(1, -1, 1, 1))
-        # the image of each size, of full size, and its share
-        shares = [max(0.0, 1 - abs(len(images) - 1 - i - lod)) for i in range(len(images))]
-        return sum(
-            (share * repeat(image, len(images) - 1 - i) for i, (image, share) in enumerate(zip(images, shares, strict=True))),
-            start=torch.zeros_like(images[-1]),
-        )
+        # the image of each size, enlarged to the full one, by its share
+        result = torch.zeros_like(images[-1])
+        for level, image in enumerate(reversed(images)):
+            result = result + max(0.0, 1 - abs(level - lod)) * repeat(image, level)
+        return result
 
 
 class ReferenceDiscriminator(nn.Module):
@@ -72,7 +71,9 @@ class ReferenceDiscriminator(nn.Module):
                 own = halve(own)
             color = net.from_colors[count - 1 - level]
             own = activate(convolve(own, color.weight, math.sqrt(2)) + color.bias.view(1, -1, 1, 1))
-            alpha = min(max(lod - level + 1, 0.0), 1.0)  # how much of it replaces what comes from finer levels
+            alpha = min(
+                max(lod - level + 1, 0.0), 1.0
+            )  # how much of it replaces what comes from finer levels
             x = own if x is None else (1 - alpha) * x + alpha * own
             if level < count - 1:
                 block = net.blocks[count - 2 - level]
@@ -203,7 +204,5 @@ def discriminator_case(
         return tuple(net(images, lod) for lod in lods)
 
     label = ", ".join(f"{name} {value}" for name, value in config.items())
-    theirs = ReferenceDiscriminator(ours)
-    return ParityCase(
-        OutputAdapter(ours, at_levels), OutputAdapter(theirs, at_levels), (images,), None, torch.optim.AdamW, label
-    )
+    pair = OutputAdapter(ours, at_levels), OutputAdapter(ReferenceDiscriminator(ours), at_levels)
+    return ParityCase(*pair, (images,), None, torch.optim.AdamW, label)
