@@ -324,9 +324,7 @@ class Discriminator(nn.Module):
         self.group_size, coarse = group_size, widths[0]
         self.from_colors = nn.ModuleList(convolution(channels, width, 1) for width in widths)
         # block i halves the sides of 8 · 2ⁱ
-        self.blocks = nn.ModuleList(
-            DiscriminatorBlock(b, a) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(DiscriminatorBlock(b, a) for a, b in itertools.pairwise(widths))
         self.conv = convolution(coarse + 1, coarse, 3)
         self.linear = EqualizedLinear(16 * coarse, coarse, gain=ACT_GAIN)
         self.output = EqualizedLinear(coarse, 1)
