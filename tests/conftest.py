@@ -24,6 +24,7 @@ RUNS = {
     "gpt": ("gpt/smoke", {}, {}),
     "ddpm": ("ddpm/smoke", {}, {}),
     "dqn": ("dqn/smoke", {}, {}),
+    "stylegan": ("stylegan/smoke", {}, {}),
 }
 
 

@@ -100,7 +100,9 @@ def test_color_transformation(name):
 def test_gray_images_are_colored_like_three_equal_channels():
     gray, many = torch.rand(6, 1, 4, 4), random_draws(6)
     p = torch.tensor(0.7)
-    assert torch.allclose(augment(gray, p, many), augment(gray.expand(-1, 3, -1, -1), p, many)[:, :1], atol=1e-5)
+    assert torch.allclose(
+        augment(gray, p, many), augment(gray.expand(-1, 3, -1, -1), p, many)[:, :1], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("strength", [0.2, 0.6])

@@ -6,7 +6,9 @@ import torch
 from torchstone.parts.gan.minibatch_std import group_size_for, minibatch_std
 
 
-@pytest.mark.parametrize(("batch", "largest", "size"), [(8, 4, 4), (6, 4, 3), (5, 4, 1), (3, 8, 3), (7, 7, 7)])
+@pytest.mark.parametrize(
+    ("batch", "largest", "size"), [(8, 4, 4), (6, 4, 3), (5, 4, 1), (3, 8, 3), (7, 7, 7)]
+)
 def test_group_size_divides_batch(batch, largest, size):
     assert group_size_for(batch, largest) == size
 

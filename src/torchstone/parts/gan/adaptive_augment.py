@@ -124,8 +124,8 @@ def warp(images: Images, matrix: Matrices) -> Images:
 def color(p: Float[Tensor, ""], draws: AugmentDraws) -> tuple[Matrices, Float[Tensor, "batch three"]]:
     """The matrix and the offset that an image's colors get."""
     u, n = draws.uniform.unbind(1), draws.normal.unbind(1)
-    eye = torch.eye(3, device=draws.uniform.device)
-    luma = torch.full((3, 3), 1 / 3, device=draws.uniform.device)  # v vᵀ, of the gray axis v
+    eye = torch.eye(3).to(draws.uniform)
+    luma = torch.full_like(eye, 1 / 3)  # v vᵀ, of the gray axis v
     brightness = (u[14] < p) * n[4] * BRIGHTNESS_STD
     contrast = ((u[15] < p) * n[5] * CONTRAST_STD).exp()
     is_flipped = ((u[16] < p) * (u[17] < 0.5)).to(eye.dtype)
@@ -133,7 +133,7 @@ def color(p: Float[Tensor, ""], draws: AugmentDraws) -> tuple[Matrices, Float[Te
     saturation = ((u[20] < p) * n[6] * SATURATION_STD).exp()
     flip = eye - 2 * luma * is_flipped[:, None, None]
     # rotation about v (Rodrigues): cos I + sin [v]ₓ + (1 − cos) v vᵀ
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=eye.device) / math.sqrt(3)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]).to(eye) / math.sqrt(3)
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
     hue = cosine * eye + sine * cross + (1 - cosine) * luma
     saturate = luma + (eye - luma) * saturation[:, None, None]

@@ -89,7 +89,7 @@ RECIPES = {
     # torchstone train dcgan/mnist --data FOLDER     24 min of a core   19.7 times, each digit 6 % or more
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000),
     # torchstone train dcgan/emoji32   what StyleGAN is compared with
-    "emoji32": Recipe(data="openmoji", variant="dcgan_emoji", steps=1750, augment="flip"),
+    "emoji32": Recipe(data="openmoji", variant="dcgan_emoji", steps=1050, augment="flip"),
     # for tests: seconds
     "smoke": Recipe(
         data="digits",

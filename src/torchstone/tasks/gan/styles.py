@@ -30,6 +30,7 @@ STYLE_NOISE = 0.05  # of the deviation of styles, at the beginning
 SCALES = (1, 2, 4, 8)  # by which images are averaged before they are compared
 
 Styles = Float[Tensor, "count layers style"]
+StyleRows = Float[Tensor, "rows layers style"]
 Pixels = UInt8[Tensor, "count channel height width"]
 
 
@@ -141,7 +142,7 @@ def parse_layers(text: str, num_styles: int) -> slice:
     return slice(int(first), int(numbers[1]) + 1)
 
 
-def mixed_sheet(styles: Styles, layers: slice) -> tuple[Styles, int]:
+def mixed_sheet(styles: Styles, layers: slice) -> tuple[StyleRows, int]:
     """Styles of a sheet without its first cell, and its columns: in the first row one half, in the first
     column the other, elsewhere those of the row with `layers` of the column."""
     donors, bases = styles.tensor_split(2)
@@ -153,7 +154,7 @@ def mixed_sheet(styles: Styles, layers: slice) -> tuple[Styles, int]:
     return torch.cat(rows), 1 + len(donors)
 
 
-def film_path(styles: Styles) -> Styles:
+def film_path(styles: Styles) -> StyleRows:
     """Straight lines from each style to the next, and from the last to the first."""
     weight = torch.arange(FRAMES_BETWEEN, device=styles.device) / FRAMES_BETWEEN
     after = styles.roll(-1, 0)
