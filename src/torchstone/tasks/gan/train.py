@@ -22,6 +22,7 @@ from torchstone.errors import BadInput, did_you_mean
 from torchstone.metrics.classifier_features import (
     ClassifierFeatures,
     FeatureClassifier,
+    frechet_statement,
     sample_metrics,
     save_nearest_sheet,
 )
@@ -203,7 +204,8 @@ def gan_run(
 
     def test() -> dict[str, float]:
         real, count = feature_classifier.extract_split(data.test), 5 * recipe.eval_samples
-        metrics = measure(eval_model, real, count)[0]
+        metrics, fake = measure(eval_model, real, count)
+        metrics |= frechet_statement(fake.features, real[0].features, real[1])
         untrained_distance = measure(untrained, real, count)[0]["frechet_distance"]
         train = feature_classifier.extract_split(data.train, count)[0]
         train_distance = fidelity_diversity.frechet_distance(train.features, real[0].features)
