@@ -33,9 +33,11 @@ resolution begins to be faded in, and when it is there in full.
     stylegan1_ffhq    1024 × 1024, the paper's
 
 What differs from the paper: its batches are the larger the smaller the images, and its learning rate rises
-with the resolution; here both are constant. The data set FFHQ is not here. Truncation is that of the
-paper's published code: of the first eight layers only, which at 32 × 32 are all. Crossover layers of style
-mixing are drawn for each image, not for each batch.
+with the resolution; here both are the same at all of them. The recipe for 32 × 32 has γ = 1 where the paper
+has 10, and a probability of style mixing of 0.1 instead of 0.9; its learning rate of 6e-3 instead of 1e-3
+decays, and strengths of noise learn a hundred times more slowly (as in `stylegan`). Truncation is that of
+the paper's code: of the first eight layers only, which at 32 × 32 are all. Crossover layers of style mixing
+are drawn for each image, not for each batch. FFHQ is not here: `--variant stylegan1_ffhq --data FOLDER`.
 """
 
 import copy
@@ -188,8 +190,8 @@ def upsample(x: Features) -> Float[Tensor, "b channel h w"]:
 
 def split_level(lod: float) -> tuple[int, float]:
     """The coarser levels that are out of use, and how much of the next coarser one is left."""
-    whole = math.floor(lod)
-    return whole, lod - whole
+    coarser = math.floor(lod)
+    return coarser, lod - coarser
 
 
 class Generator(nn.Module):
