@@ -72,7 +72,7 @@ def test_what_stands_for_a_name_cannot_be_changed():
 
 def test_the_tensorflow_release_is_refused_with_the_way_round(tmp_path):
     (tmp_path / "old.pkl").write_bytes(b"cdnnlib.tflib.network\nNetwork\n.")
-    with pytest.raises(BadInput, match="TensorFlow release: convert it by legacy.py"):
+    with pytest.raises(BadInput, match=r"TensorFlow release: convert it by legacy\.py"):
         read_nvidia_pickle(tmp_path / "old.pkl")
 
 

@@ -64,7 +64,7 @@ def test_weights_of_another_resolution_are_one_line(tmp_path, monkeypatch):
 
 def test_weights_of_other_widths_name_a_tensor(tmp_path, monkeypatch):
     write(random_generator(), tmp_path / "net.pt", "port", monkeypatch)
-    with pytest.raises(BadInput, match="of another shape: .*"):
+    with pytest.raises(BadInput, match="of another shape: "):
         ts.create("stylegan2_ffhq", size=16, **{**SMALL, "channel_max": 4}, weights=tmp_path / "net.pt")
 
 

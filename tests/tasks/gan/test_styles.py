@@ -90,7 +90,8 @@ def test_a_conditional_generator_samples_its_label(model):
         use.sample(model, METADATA, label="1")
 
 
-def test_projection_finds_an_image_of_the_generator(model, tmp_path):
+def test_projection_finds_an_image_of_the_generator(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(use, "PROJECTION_STEPS", 100)
     with torch.no_grad():  # so that ŵ is the mean of styles
         model.mapping.average.copy_(model.mapping(torch.randn(2000, 6)).mean(0))
     (image,) = use.sample(model, METADATA, num_samples=1, seed=5)
@@ -108,6 +109,7 @@ def test_an_image_of_another_size_is_one_line(model, tmp_path):
         use.predict(model, METADATA, [str(tmp_path / "a.png")])
 
 
+@pytest.mark.sweep  # it trains a run
 def test_as_typed(trained_run, tmp_path, capsys):
     run = str(trained_run("stylegan"))
     for words in (["--truncation", "0.7", "--seed", "3"], ["--mix-styles", "0-1", "-n", "4"]):
