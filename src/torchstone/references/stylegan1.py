@@ -3,7 +3,7 @@
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -134,16 +134,20 @@ def levels(choice: random.Random, size: int) -> tuple[float, ...]:
     return tuple(sorted([*map(float, range(last + 1)), *between]))
 
 
-def generator_cases(make: Callable[..., Any]) -> Iterator[Callable[[], ParityCase]]:
-    """Generators of random configurations with a fixed seed, at all levels of detail.
+def generator_cases(
+    make: Callable[..., Any], numbers: Collection[int] = range(CASES)
+) -> Iterator[Callable[[], ParityCase]]:
+    """Generators of random configurations with a fixed seed, at all levels of detail; the last two in
+    single precision.
 
     Args:
         make: `Generator`, with its arguments.
+        numbers: of the configurations, of which there are `CASES`.
     """
     choice = random.Random(0)
     for number in range(CASES):
         config = {
-            "size": (8, 16, 32)[number % 3],
+            "size": 8 if number >= CASES - 2 else (8, 16, 32)[number % 3],
             "channels": choice.choice((1, 3)),
             "latent_dim": choice.randint(2, 6),
             "style_dim": choice.randint(2, 6),
@@ -151,7 +155,9 @@ def generator_cases(make: Callable[..., Any]) -> Iterator[Callable[[], ParityCas
             "channel_max": choice.randint(2, 6),
             "channel_base": 64,
         }
-        yield partial(generator_case, make, number, config, levels(choice, config["size"]))
+        lods = levels(choice, config["size"])
+        if number in numbers:
+            yield partial(generator_case, make, number, config, lods)
 
 
 def generator_case(
@@ -174,22 +180,28 @@ def generator_case(
     )
 
 
-def discriminator_cases(make: Callable[..., Any]) -> Iterator[Callable[[], ParityCase]]:
-    """Discriminators of random configurations with a fixed seed, at all levels of detail.
+def discriminator_cases(
+    make: Callable[..., Any], numbers: Collection[int] = range(CASES)
+) -> Iterator[Callable[[], ParityCase]]:
+    """Discriminators of random configurations with a fixed seed, at all levels of detail; the last two in
+    single precision.
 
     Args:
         make: `Discriminator`, with its arguments.
+        numbers: of the configurations, of which there are `CASES`.
     """
     choice = random.Random(1)
     for number in range(CASES):
         config = {
-            "size": (8, 16, 32)[number % 3],
+            "size": 8 if number >= CASES - 2 else (8, 16, 32)[number % 3],
             "channels": choice.choice((1, 3)),
             "channel_max": choice.randint(2, 6),
             "channel_base": 64,
             "group_size": choice.choice((2, 3, 4)),
         }
-        yield partial(discriminator_case, make, number, config, levels(choice, config["size"]))
+        lods = levels(choice, config["size"])
+        if number in numbers:
+            yield partial(discriminator_case, make, number, config, lods)
 
 
 def discriminator_case(

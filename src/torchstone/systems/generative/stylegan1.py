@@ -596,8 +596,8 @@ FACTS = [
 
 
 def reference() -> Iterator[Any]:
-    """The equations in plain loops, at several levels of detail."""
+    """The equations in plain loops, at all levels of detail; two configurations of each network."""
     from torchstone.references.stylegan1 import discriminator_cases, generator_cases
 
-    yield from generator_cases(Generator)
-    yield from discriminator_cases(Discriminator)
+    yield from generator_cases(Generator, (1, 6))
+    yield from discriminator_cases(Discriminator, (1, 6))
