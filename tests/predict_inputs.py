@@ -31,8 +31,10 @@ def for_predict(metadata: dict[str, Any], folder: Path) -> tuple[list[Any], dict
     if task in IMAGES:
         is_point = not any(key in metadata for key in ("picture", "image"))
         value: Any = "0,1" if is_point else _image(folder / "ring.png")
-    elif task == "adversarial":  # projected, so of the generator's size
-        value = _image(folder / "ring.png", metadata["picture"]["size"])
+    elif task == "adversarial":  # of the generator's own size: its projection
+        value = folder / "square.png"
+        Image.new("L", (metadata["picture"]["size"],) * 2, 200).save(value)
+        options = {"out": str(folder / "projected.png"), "projection_steps": 3}
     elif task == "image_text":
         value, options = _image(folder / "ring.png"), {"labels": "a ring,a house"}
     elif task == "tabular":
@@ -54,9 +56,9 @@ def for_predict(metadata: dict[str, Any], folder: Path) -> tuple[list[Any], dict
     return [value], options
 
 
-def _image(file: Path, side: int = 48) -> Path:
+def _image(file: Path) -> Path:
     """A bright ring on black."""
-    y, x = (np.mgrid[:side, :side] - (side - 1) / 2) * 48 / side
+    y, x = np.mgrid[:48, :48] - 23.5
     ring = np.exp(-((np.hypot(x, y) - 13) ** 2) / 8) * 255
     Image.fromarray(ring.astype(np.uint8)).save(file)
     return file

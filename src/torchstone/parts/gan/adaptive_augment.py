@@ -57,7 +57,7 @@ def geometry(p: Float[Tensor, ""], draws: AugmentDraws, size: int) -> Matrices:
     is_rotated = 1 - (1 - p).clamp(min=0).sqrt()  # before and after the anisotropic scale: p that either is
     flip = 1 - 2 * (u[0] < p) * (u[1] < 0.5)
     turns = (u[2] < p) * (u[3] * 4).floor()
-    whole = [(u[4] < p) * ((2 * each - 1) * SHIFT * size).round() for each in (u[5], u[6])]
+    pixels = [(u[4] < p) * ((2 * each - 1) * SHIFT * size).round() for each in (u[5], u[6])]
     scale = ((u[7] < p) * n[0] * SCALE_STD).exp()
     first = (u[8] < is_rotated) * (2 * u[9] - 1) * math.pi
     stretch = ((u[10] < p) * n[1] * SCALE_STD).exp()
@@ -67,7 +67,7 @@ def geometry(p: Float[Tensor, ""], draws: AugmentDraws, size: int) -> Matrices:
     steps = (
         affine(flip * one, one),
         rotation(turns * (math.pi / 2)),
-        affine(one, one, *whole),
+        affine(one, one, *pixels),
         affine(scale, scale),
         rotation(first),
         affine(stretch, 1 / stretch),

@@ -1,6 +1,6 @@
 """StyleGAN2: a style sets the scale of every feature map, and images can be mixed and edited by their styles.
 
-Papers: Tero Karras, Samuli Laine and Timo Aila, "A Style-Based Generator Architecture for Generative
+Paper: Tero Karras, Samuli Laine and Timo Aila, "A Style-Based Generator Architecture for Generative
 Adversarial Networks", CVPR 2019, arXiv:1812.04948. Karras, Laine, Aittala, Hellsten, Lehtinen and Aila,
 "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, arXiv:1912.04958. Karras, Aittala,
 Hellsten, Laine, Lehtinen and Aila, "Training Generative Adversarial Networks with Limited Data", NeurIPS
@@ -29,10 +29,11 @@ regularizers in `losses.py` and `path_length.py`, ADA in `adaptive_augment.py`.
     stylegan2_cifar10_cond   with a class: embedded beside z; D's output is projected on a mapped class
     stylegan2_ffhq      1024 × 1024 (configuration F);           stylegan2_paper256   256 × 256, half as wide
 
-What differs from the published code. Demodulation's factor d > 0 is not multiplied at once: leaky ReLU lets
-it pass, so that it goes into the next layer's s, which saves a copy of each activation. R1's gradient is
-taken at the augmented image. ADA interpolates linearly, without the wavelet filter around it. Convolutions
-are not clamped at ±256, which is for half precision. Crossover layers are drawn for each image.
+What differs from the paper, and the published code. Demodulation's factor d > 0 is not multiplied at once:
+leaky ReLU lets it pass, so that it goes into the next layer's s, which saves a copy of each activation. R1's
+gradient is taken at the augmented image. ADA interpolates linearly, without the wavelet filter around it.
+Convolutions are not clamped at ±256, which is for half precision. Crossover layers are drawn for each image.
+Strengths of noise learn a hundred times more slowly than all else (`slow_noise`).
 """
 
 import copy
@@ -473,10 +474,14 @@ class MixingGenerator(nn.Module):
         return self.model.synthesize(styles, draws.noise)
 
 
-class PathLengths(MixingGenerator):
-    """‖Jᵀy‖ of each image."""
+class PathLengths(nn.Module):
+    """‖Jᵀy‖ of each image, of mixed styles."""
 
-    def forward(self, draws: StyleDraws, labels: Labels, noise: Images) -> Float[Tensor, " b"]:  # ty: ignore
+    def __init__(self, model: Any, probability: float):
+        super().__init__()
+        self.model, self.probability = model, probability
+
+    def forward(self, draws: StyleDraws, labels: Labels, noise: Images) -> Float[Tensor, " b"]:
         with torch.enable_grad():
             styles = mixed_styles(self.model, draws, labels, self.probability)
             return path_lengths(self.model.synthesize(styles, draws.noise), styles, noise)

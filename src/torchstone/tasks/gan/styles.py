@@ -173,7 +173,12 @@ def save_film(images: Pixels, file: Path) -> Path:
 
 
 def predict(
-    model: Any, metadata: dict[str, Any], inputs: Sequence[str], *, out: str | Path | None = None
+    model: Any,
+    metadata: dict[str, Any],
+    inputs: Sequence[str],
+    *,
+    out: str | Path | None = None,
+    projection_steps: int = PROJECTION_STEPS,
 ) -> list[dict[str, Any]]:
     """The projection of images into W: the image nearest to each that one style makes, and how near it is.
 
@@ -196,7 +201,7 @@ def predict(
     if out is not None and not str(out).lower().endswith(".png"):
         raise BadInput(f"a projection is written to a file that ends in .png, not {str(out)!r}")
     target = normalize(pixels.to(next(model.parameters()).device).float(), picture)
-    styles = project(model, target)
+    styles = project(model, target, projection_steps)
     images = images_of_styles(model, styles, picture)
     sheet = save_image_grid(
         torch.cat([pixels.cpu(), images]),
@@ -224,7 +229,7 @@ def model_mean(model: Any) -> Styles:
     return model.mapping.average.expand(1, model.num_styles, -1)
 
 
-def project(model: Any, target: Float[Tensor, "count channel size size"]) -> Styles:
+def project(model: Any, target: Float[Tensor, "count channel size size"], steps: int) -> Styles:
     """Styles whose images are near `target`, on several scales, by Adam from the mean style on; noise on the
     style, which fades, keeps it from the nearest bad minimum."""
     generator = torch.Generator().manual_seed(0)
@@ -234,8 +239,8 @@ def project(model: Any, target: Float[Tensor, "count channel size size"]) -> Sty
             deviation = (model.mapping(latents) - model.mapping.average).square().sum(1).mean().sqrt()
         w = model.mapping.average.expand(len(target), -1).clone().requires_grad_()
         optimizer = torch.optim.Adam([w], PROJECTION_LR)
-        for step in track(range(PROJECTION_STEPS), "projecting, step", PROJECTION_STEPS):
-            t = step / PROJECTION_STEPS
+        for step in track(range(steps), "projecting, step", steps):
+            t = step / steps
             optimizer.param_groups[0]["lr"] = PROJECTION_LR * min(1.0, t / 0.05 + 0.01, (1 - t) / 0.25)
             noise = torch.randn(w.shape, generator=generator).to(w)
             noisy = w + noise * deviation * (STYLE_NOISE * max(0.0, 1 - t / 0.75) ** 2)
