@@ -175,7 +175,7 @@ def save_film(images: Pixels, file: Path) -> Path:
 def predict(
     model: Any,
     metadata: dict[str, Any],
-    inputs: Sequence[str],
+    inputs: Sequence[str | Path],
     *,
     out: str | Path | None = None,
     projection_steps: int = PROJECTION_STEPS,
