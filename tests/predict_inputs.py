@@ -32,8 +32,9 @@ def for_predict(metadata: dict[str, Any], folder: Path) -> tuple[list[Any], dict
         is_point = not any(key in metadata for key in ("picture", "image"))
         value: Any = "0,1" if is_point else _image(folder / "ring.png")
     elif task == "adversarial":  # of the generator's own size: its projection
-        value = folder / "square.png"
-        Image.new("L", (metadata["picture"]["size"],) * 2, 200).save(value)
+        side = metadata["picture"]["size"]
+        value = _image(folder / "ring.png")
+        Image.open(value).resize((side, side)).save(value)
         options = {"out": str(folder / "projected.png"), "projection_steps": 3}
     elif task == "image_text":
         value, options = _image(folder / "ring.png"), {"labels": "a ring,a house"}

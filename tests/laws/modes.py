@@ -32,6 +32,7 @@ NOT_OF_USE = ("nothing to", "no validation scores")
 
 # uses that are made of gradients, and problems that are measured by them, through time
 OF_GRADIENTS = ("explain",)
+PROJECTED = ("adversarial",)  # `predict` searches for the style of an image by descent
 MEASURED_BY_GRADIENTS = ("synthetic",)
 
 # networks that grow a graph though nothing trains them directly
@@ -62,6 +63,7 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     for name, use in uses(entry.module(), run, recipe, folder):
         done.append(name)
         has_graph = name in OF_GRADIENTS or recipe.data in MEASURED_BY_GRADIENTS
+        has_graph |= name == "predict" and run.metadata["task"] in PROJECTED
         with dropout_watched() as wrong_dropout:
             wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole, graphs=has_graph)]
         wrong += [f"{name}: {what}" for what in wrong_dropout]
