@@ -428,8 +428,11 @@ def every_variant_learns(entry, *, sweep: bool = False) -> None:
         reached: set[str] = set()
         for _ in range(3):  # a branch that starts at zero passes nothing on at the first
             model.zero_grad()
-            # what a head makes of hidden states, where the network itself gives those
-            uneven(getattr(model, "logits", model)(*inputs)).backward()
+            # each level of a network that grows has layers of its own
+            for level in getattr(model, "levels", (None,)):
+                options = {} if level is None else {"lod": level}
+                # what a head makes of hidden states, where the network itself gives those
+                uneven(getattr(model, "logits", model)(*inputs, **options)).backward()
             reached |= {n for n, p in wanted.items() if p.grad is not None and bool(p.grad.any())}
             with torch.no_grad():
                 for p in wanted.values():

@@ -33,7 +33,9 @@ NOT_OF_USE = ("nothing to", "no validation scores")
 # uses that are made of gradients, and problems that are measured by them, through time
 OF_GRADIENTS = ("explain",)
 MEASURED_BY_GRADIENTS = ("synthetic",)
-PROJECTIONS = {("stylegan", "predict"): "gradients of the style that is looked for"}
+PROJECTIONS = dict.fromkeys(
+    (("stylegan", "predict"), ("stylegan1", "predict")), "gradients of the style that is looked for"
+)
 
 # networks that grow a graph though nothing trains them directly
 INDIRECT = {("a2c", "copies"): "each actor's own network, whose gradients train the one that they share"}

@@ -50,7 +50,8 @@ NAMES = {
     "episodes frames vae_steps vae_batch_size rnn_steps rnn_batch_size dream_steps population rollouts "
     "eval_dreams prior_steps "
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
-    "min_rollout_length max_rollout_length model_retain",
+    "min_rollout_length max_rollout_length model_retain "
+    "initial_size level_images",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "cycle_weight identity_weight l1_weight pool_size r1_weight path_weight ada_images "

@@ -177,6 +177,9 @@ realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
 glow: Glow, 2018. Kingma and Dhariwal, arXiv:1807.03039
     variants: glow_digits glow_tiny glow_mnist glow_cifar10 glow_cifar10_additive
     recipes: digits mnist5k cifar10 smoke
+stylegan1: StyleGAN with progressive growing, 2018. Karras, Laine and Aila, arXiv:1812.04948
+    variants: stylegan1_emoji stylegan1_digits stylegan1_ffhq
+    recipes: emoji smoke
 stylegan: StyleGAN2, 2019. Karras, Laine, Aittala et al., arXiv:1912.04958
     variants: stylegan2_emoji stylegan2_mnist stylegan2_digits stylegan2_cifar10 stylegan2_cifar10_cond
         stylegan2_ffhq stylegan2_paper256

@@ -71,6 +71,7 @@ METRICS = {
     "pix2pix": f"loss adversarial_loss l1_loss discriminator_loss {TRANSLATED}",
     "cyclegan": f"loss adversarial_loss cycle_loss identity_loss discriminator_loss {TRANSLATED} "
     "partner_gain_a partner_gain_b cycle_l1",
+    "stylegan1": f"{GAN} r1 lod",
     "stylegan": f"{GAN} label_accuracy r1 path_length path_length_mean augment_p real_sign",
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
     "glow": "loss bits_per_dimension histogram",

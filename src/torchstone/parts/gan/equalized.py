@@ -30,6 +30,7 @@ class EqualizedLinear(nn.Module):
     Args:
         bias: initial value of the bias.
         lr_multiplier: μ.
+        gain: by which the weights, but not the bias, are multiplied besides.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class EqualizedLinear(nn.Module):
         bias: float = 0.0,
         lr_multiplier: float = 1.0,
         is_activated: bool = False,
+        gain: float = 1.0,
     ):
         super().__init__()
         self.lr_multiplier, self.is_activated = lr_multiplier, is_activated
-        self.gain = lr_multiplier / math.sqrt(inputs)
+        self.gain = gain * lr_multiplier / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
 
@@ -56,6 +58,9 @@ class EqualizedConv2d(nn.Module):
     """A convolution that keeps or halves the sides, then `scaled_leaky_relu` if `is_activated`.
 
     Halving: the image is low-pass filtered and convolved with stride 2.
+
+    Args:
+        gain: by which the weights, but not the bias, are multiplied besides.
     """
 
     fir: Float[Tensor, "taps taps"]
@@ -69,10 +74,11 @@ class EqualizedConv2d(nn.Module):
         halves: bool = False,
         has_bias: bool = True,
         is_activated: bool = True,
+        gain: float = 1.0,
     ):
         super().__init__()
         self.halves, self.is_activated, self.padding = halves, is_activated, kernel // 2
-        self.gain = 1 / math.sqrt(inputs * kernel**2)
+        self.gain = gain / math.sqrt(inputs * kernel**2)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if has_bias else None
         self.register_buffer("fir", fir_filter(), persistent=False)

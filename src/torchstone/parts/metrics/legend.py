@@ -260,6 +260,7 @@ LEGENDS = {
     "real_logit": Legend("discriminator's output for real images", "logit"),
     "fake_logit": Legend("discriminator's output for samples", "logit"),
     "r1": Legend("squared gradient of the discriminator at real images", "squared norm"),
+    "lod": Legend("level of detail that the networks have grown to", "0 is full size, 1 half of it"),
     "path_length": Legend("change of the image by a step of the style", "norm of Jᵀy"),
     "path_length_mean": Legend("running mean of path lengths", "norm of Jᵀy"),
     "augment_p": Legend("probability of each augmentation", "0 to 1"),

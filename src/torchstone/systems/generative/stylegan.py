@@ -458,13 +458,19 @@ RECIPES = {
 }
 
 
-def mixed_styles(model: Any, draws: StyleDraws, labels: Labels, probability: float) -> Styles:
-    """Styles of the first latent, from some layer on those of the second one (2019, section 3.1)."""
+def mixed_styles(
+    model: Any, draws: StyleDraws, labels: Labels, probability: float, num_layers: int | None = None
+) -> Styles:
+    """Styles of the first latent, from some layer on those of the second one (2019, section 3.1).
+
+    Args:
+        num_layers: layers that are in use; by default all.
+    """
     first, second = (model.mapping(z, labels) for z in draws.z.unbind(1))
     if torch.is_grad_enabled():
         model.mapping.track_average(first.detach())
     is_mixed, position = draws.crossover.unbind(1)
-    crossover = 1 + (position * (model.num_styles - 1)).floor()
+    crossover = 1 + (position * ((num_layers or model.num_styles) - 1)).floor()
     crossover = torch.where(is_mixed < probability, crossover, model.num_styles)
     layer = torch.arange(model.num_styles, device=crossover.device)
     rules = layer >= crossover[:, None]
