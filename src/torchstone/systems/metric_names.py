@@ -62,6 +62,7 @@ METRICS = {
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",
     "dcgan": GAN,
+    "biggan": f"{GAN} label_accuracy",
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
     "glow": "loss bits_per_dimension histogram",
     "ddpm": f"loss denoising_loss coarse_loss bits_per_dimension {SAMPLES} label_accuracy confident_data "

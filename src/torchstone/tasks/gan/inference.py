@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_images
@@ -61,15 +61,37 @@ def sample_images(
     Raises:
         NotFinite: an image has a number that is NaN or infinite; none is left out.
     """
-    device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=torch.Generator().manual_seed(seed))
     labels = cycle_labels(model, count) if labels is None else labels
+    return images_of_latents(model, z, metadata, labels=labels, show_progress=show_progress)
+
+
+@torch.no_grad()
+def images_of_latents(
+    model: Any,
+    z: Float[Tensor, "count latent"],
+    metadata: dict[str, Any],
+    *,
+    labels: Labels | Float[Tensor, "count classes"] | None,
+    show_progress: bool = True,
+    **options: Any,
+) -> UInt8[Tensor, "count channel height width"]:
+    """G(z), in evaluation mode, on the CPU.
+
+    Args:
+        labels: of each image, or a distribution over classes, if the generator is conditional.
+        options: further arguments of the generator.
+
+    Raises:
+        NotFinite: an image has a number that is NaN or infinite; none is left out.
+    """
+    device = next(model.parameters()).device
     parts = []
-    chunks = torch.arange(count).split(CHUNK_SIZE)
+    chunks = torch.arange(len(z)).split(CHUNK_SIZE)
     with eval_mode(model):
         for rows in track(chunks, "sampling, batch", len(chunks)) if show_progress else chunks:
             condition = label_inputs(model, labels[rows].to(device)) if labels is not None else ()
-            images = model(z[rows].to(device), *condition)
+            images = model(z[rows].to(device), *condition, **options)
             if not torch.isfinite(images).all():
                 raise NotFinite("the generator's images are not finite: its weights are broken")
             parts.append(to_uint8(images, metadata).cpu())
@@ -100,15 +122,23 @@ def sample(
     if label is not None:
         if labels is None:
             raise BadInput(f"a {metadata['variant']} takes no label: train cgan for that")
-        if str(label) not in metadata["classes"]:
-            raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
-        labels, columns = torch.full((num_samples,), metadata["classes"].index(str(label))), None
+        labels, columns = torch.full((num_samples,), label_index(label, metadata)), None
     images = sample_images(
         model, num_samples, metadata["picture"], labels=labels, seed=seed, show_progress=True
     )
     if out is None:
         return list(images)
     return [str(save_image_grid(images, out, columns=columns))]
+
+
+def label_index(label: str | int, metadata: dict[str, Any]) -> int:
+    """
+    Raises:
+        BadInput: no such class.
+    """
+    if str(label) not in metadata["classes"]:
+        raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
+    return metadata["classes"].index(str(label))
 
 
 def evaluate(

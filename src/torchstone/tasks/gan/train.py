@@ -71,6 +71,8 @@ def train_gan(
     model_config: dict[str, Any],
     metadata: dict[str, Any],
     classifier: ClassifierSpec,
+    before_evaluation: Callable[[Any], None] | None = None,
+    evaluation_work: float = 0.0,
 ) -> Run:
     """A Run that trains `model` to generate images that `discriminator` cannot tell from those of `data`.
 
@@ -84,6 +86,9 @@ def train_gan(
         model_config: constructor arguments of `model`, saved with the weights.
         metadata: normalization of the images: `symmetric_range` or `unit_range`.
         classifier: whose features samples are compared in.
+        before_evaluation: what is done to the network that is evaluated, before it is, such as measuring its
+            running statistics; the weights that a run keeps are those after it.
+        evaluation_work: what that costs, in forward passes of an image.
 
     Raises:
         BadInput: an unknown loss; a gradient penalty with batch norm or `compile`; too few steps of the
@@ -153,6 +158,8 @@ def train_gan(
         return sample_metrics(fake, *real, target_labels=labels), fake
 
     def evaluate() -> dict[str, float]:
+        if before_evaluation is not None:
+            before_evaluation(eval_model)
         metrics, fake = measure(eval_model, validation, recipe.eval_samples)
         frequencies, real_frequencies = (
             fidelity_diversity.class_frequencies(labels, len(data.classes))
@@ -192,7 +199,7 @@ def train_gan(
             recipe.batch_size,
             len(data.train),
             unit="images",
-            evaluation=SAMPLE_WORK * recipe.eval_samples + GRID_SIZE,
+            evaluation=SAMPLE_WORK * recipe.eval_samples + GRID_SIZE + evaluation_work,
             update=recipe.batch_size * image_work(recipe.discriminator_steps, loss.has_gradient_penalty),
         ),
         state=state,
