@@ -48,6 +48,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
@@ -65,7 +66,7 @@ from torchstone.parts.gan.conditional_batch_norm import (
 from torchstone.parts.gan.losses import GanLoss
 from torchstone.parts.gan.orthogonal_penalty import orthogonal_penalty
 from torchstone.parts.gan.self_attention import SelfAttention2d
-from torchstone.parts.gan.spectral_norm import WARMUP_ITERATIONS, apply_spectral_norm
+from torchstone.parts.gan.spectral_norm import WARMUP_ITERATIONS, SpectralNorm, apply_spectral_norm
 from torchstone.parts.gan.truncated_normal import check_truncation, truncated_normal
 from torchstone.plots.sample_grid import save_image_grid, symmetric_range
 from torchstone.systems import Variant
@@ -130,6 +131,13 @@ def spectral_conv(inputs: int, outputs: int, side: int = 3, bias: bool = True) -
 
 def spectral_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Module:
     return apply_spectral_norm(nn.Linear(inputs, outputs, bias=bias))
+
+
+def spectral_embedding(num_classes: int, width: int) -> nn.Module:
+    """A table of rows by class, as a linear map of distributions over classes, with spectral norm."""
+    layer = nn.Linear(num_classes, width, bias=False)
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight, dim=1))
+    return layer
 
 
 def conditional_norm(channels: int, condition_dim: int, tables: int, eps: float) -> ConditionalBatchNorm:
@@ -286,7 +294,7 @@ class Discriminator(nn.Module):
         if attention_block is not None:
             self.attention = attention(outputs[attention_block])
         self.output = spectral_linear(outputs[-1], 1)
-        self.embedding = spectral_linear(num_classes, outputs[-1], bias=False)
+        self.embedding = spectral_embedding(num_classes, outputs[-1])
         init_weights(self, init_std)
 
     def forward(self, images: Float[Tensor, "b c size size"], labels: Labels = None) -> Float[Tensor, " b"]:
@@ -414,7 +422,7 @@ class DeepDiscriminator(nn.Module):
         if attention_block is not None:
             self.attention = attention(pairs[attention_block][0])
         self.output = spectral_linear(outputs[-1], 1)
-        self.embedding = spectral_linear(num_classes, outputs[-1], bias=False)
+        self.embedding = spectral_embedding(num_classes, outputs[-1])
         init_weights(self)
 
     def forward(self, images: Float[Tensor, "b c size size"], labels: Labels = None) -> Float[Tensor, " b"]:
