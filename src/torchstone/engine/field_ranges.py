@@ -51,7 +51,7 @@ NAMES = {
     "min_rollout_length max_rollout_length model_retain",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
-    "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
+    "free_bits ent_coef vf_coef gp_weight ortho_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval random_blocks "
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "

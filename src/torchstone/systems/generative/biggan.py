@@ -99,10 +99,10 @@ class Recipe:
     gp_weight: float = 10.0  # gradient penalty weight λ of wgan_gp
     discriminator_steps: int = 2  # discriminator steps per generator step
     eval_samples: int = 1000  # samples per evaluation; five times as many at the end
-    steps: int = 2500  # number of updates
+    steps: int = 2600  # number of updates
     batch_size: int = 32  # images per step
     optim: OptimConfig = OptimConfig(
-        lr=4e-4, beta1=0.0, lr_schedule="linear", ema_decay=0.995
+        lr=8e-4, beta1=0.0, lr_schedule="linear", ema_decay=0.995
     )  # optimizer, schedule, precision
     discriminator_lr: float | None = None  # learning rate of the discriminator (none: that of the generator)
     augment: str = "none"  # augmentation of real images; samples then look augmented too
@@ -158,8 +158,9 @@ def halves(x: Grid, is_halved: bool) -> Grid:
     return F.avg_pool2d(x, 2) if is_halved else x
 
 
-def init_weights(network: nn.Module, std: float | None = None) -> nn.Module:
-    """Orthogonal weights (section 3), or N(0, std²); biases zero. Spectral norm begins anew."""
+def init_weights(network: nn.Module, std: float | None = None, shared: nn.Linear | None = None) -> None:
+    """Orthogonal weights (section 3), or N(0, std²); biases zero; the shared embedding N(0, 1), of the size of
+    latents. Spectral norm begins anew."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             norms: Any = getattr(module, "parametrizations", None)
@@ -172,7 +173,8 @@ def init_weights(network: nn.Module, std: float | None = None) -> nn.Module:
             if norms is not None:
                 (norm,) = norms.weight
                 norm.power_iteration(norm.matrix(weight.detach()), WARMUP_ITERATIONS)
-    return network
+    if shared is not None and not shared.weight.is_meta:
+        nn.init.normal_(shared.weight)
 
 
 class GeneratorBlock(nn.Module):
@@ -231,7 +233,7 @@ class Generator(nn.Module):
         if attention_block is not None:
             self.attention = attention(outputs[attention_block])
         self.norm, self.to_image = AffineBatchNorm(outputs[-1]), spectral_conv(outputs[-1], channels)
-        init_weights(self, init_std)
+        init_weights(self, init_std, self.shared if self.is_shared else None)
 
     def forward(
         self, z: Float[Tensor, "b latent"], labels: Labels = None, truncation: float = 1.0
@@ -367,7 +369,7 @@ class DeepGenerator(nn.Module):
             self.attention = attention(pairs[attention_block][0])
         last = outputs[-1]
         self.norm, self.to_image = AffineBatchNorm(last, tables, 1e-4), spectral_conv(last, last)
-        init_weights(self)
+        init_weights(self, shared=self.shared)
 
     def forward(
         self, z: Float[Tensor, "b latent"], labels: Labels = None, truncation: float = 1.0
@@ -503,8 +505,8 @@ NETWORKS = {
     ),
     "biggan_digits": networks(
         8,
-        TINY | {"widths": (1, 1), "base_channels": 32, "chunk_dim": 8, "shared_dim": 8},
-        TINY | {"widths": (1, 1), "base_channels": 32, "downsamples": 1},
+        TINY | {"widths": (1, 1), "base_channels": 16, "chunk_dim": 8, "shared_dim": 8},
+        TINY | {"widths": (1, 1), "base_channels": 16, "downsamples": 1},
     ),
     "biggan_deep_digits": Networks(
         DeepGenerator,
