@@ -87,7 +87,8 @@ STANDING_BATCHES, STANDING_SIZE = 10, 100  # forward passes that statistics are 
 STANDING_SEED = 1
 PATH_COLUMNS = 9  # of a sheet from one class to another
 
-Grid = Float[Tensor, "b c h w"]
+Grid, NewGrid = Float[Tensor, "b c h w"], Float[Tensor, "b d i j"]
+Condition = Float[Tensor, "b numbers"]
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,11 @@ def attention(channels: int) -> SelfAttention2d:
     return SelfAttention2d(channels, partial(spectral_conv, side=1, bias=False))
 
 
-def upsample(x: Grid) -> Grid:
+def upsample(x: Grid) -> NewGrid:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def halves(x: Grid, is_halved: bool) -> Grid:
+def halves(x: Grid, is_halved: bool) -> NewGrid:
     """Means of 2 × 2 positions, if wanted."""
     return F.avg_pool2d(x, 2) if is_halved else x
 
@@ -186,7 +187,7 @@ class GeneratorBlock(nn.Module):
         self.conv1, self.conv2 = spectral_conv(inputs, outputs), spectral_conv(outputs, outputs)
         self.skip = spectral_conv(inputs, outputs, 1)
 
-    def forward(self, x: Grid, condition: Float[Tensor, "b numbers"], truncation: float) -> Grid:
+    def forward(self, x: Grid, condition: Condition, truncation: float) -> NewGrid:
         h = self.conv1(upsample(F.relu(self.norm1(x, condition, truncation))))
         h = self.conv2(F.relu(self.norm2(h, condition, truncation)))
         return h + upsample(self.skip(x))  # a 1 × 1 convolution before or after: the same numbers
@@ -262,7 +263,7 @@ class DiscriminatorBlock(nn.Module):
         self.conv1, self.conv2 = spectral_conv(inputs, outputs), spectral_conv(outputs, outputs)
         self.skip = spectral_conv(inputs, outputs, 1) if inputs != outputs or is_halved else nn.Identity()
 
-    def forward(self, x: Grid) -> Grid:
+    def forward(self, x: Grid) -> NewGrid:
         h = self.conv1(x if self.is_first else F.relu(x))
         h = halves(self.conv2(F.relu(h)), self.is_halved)
         return h + self.skip(halves(x, self.is_halved))
@@ -324,7 +325,7 @@ class DeepGeneratorBlock(nn.Module):
         shapes = ((inputs, inner, 1), (inner, inner, 3), (inner, inner, 3), (inner, outputs, 1))
         self.convs = nn.ModuleList(spectral_conv(*shape) for shape in shapes)
 
-    def forward(self, x: Grid, condition: Float[Tensor, "b numbers"], truncation: float) -> Grid:
+    def forward(self, x: Grid, condition: Condition, truncation: float) -> NewGrid:
         h = x
         for index, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
             h = F.relu(norm(h, condition, truncation))
@@ -393,7 +394,7 @@ class DeepDiscriminatorBlock(nn.Module):
         self.convs = nn.ModuleList(spectral_conv(*shape) for shape in shapes)
         self.skip = spectral_conv(inputs, outputs - inputs, 1) if outputs > inputs else None
 
-    def forward(self, x: Grid) -> Grid:
+    def forward(self, x: Grid) -> NewGrid:
         h = x
         for index, conv in enumerate(self.convs):
             h = F.relu(h)
