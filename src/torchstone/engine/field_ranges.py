@@ -51,13 +51,13 @@ NAMES = {
     "min_rollout_length max_rollout_length model_retain",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
-    "free_bits ent_coef vf_coef gp_weight ortho_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
+    "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval random_blocks "
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
     "cg_damping target_sigma target_noise_clip line_search_steps "
     "reanalyse value_coef model_patience model_weight_decay rollout_growth_start rollout_growth_end "
-    "kl_tolerance",
+    "kl_tolerance ortho_weight",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
     "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr",

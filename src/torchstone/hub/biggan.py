@@ -6,7 +6,6 @@ first layer lies with channels last, as in TensorFlow.
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""BigGAN and BigGAN-deep written plainly by the papers' equations, with parameters named as in published files.
+"""BigGAN and BigGAN-deep written plainly by the papers' equations, with the names of published files.
 
 BigGAN has the names of the authors' PyTorch code, whose spectral norm stores one vector; BigGAN-deep those of
 Hugging Face's port. So a comparison covers how files are read, too.
@@ -41,6 +41,7 @@ def biggan_cases(
         config["widths"] = tuple(choice.randint(1, 2) for _ in range(blocks + 1))
         config["attention_block"] = choice.choice((None, *range(blocks)))
         options: tuple = ()
+        ours: Any
         if kind in (0, 1):  # with and without hierarchical latents
             config |= {"chunk_dim": choice.randint(2, 4), "shared_dim": choice.randint(1, 3) * (1 - kind)}
             ours, theirs = generator(**config), PlainGenerator(**config)
@@ -59,12 +60,14 @@ def biggan_cases(
         randomize(theirs, is_training)
         ours.load_state_dict(convert(theirs.state_dict()))
         side = 4 * 2**blocks
-        shape = (channels, side, side) if kind == 2 else (ours.latent_dim,)
-        x, labels = torch.randn(4, *shape, dtype=dtype), torch.randint(classes, (4,))
+        shape: Any = (channels, side, side) if kind == 2 else (ours.latent_dim,)
+        x, labels = torch.randn((4, *shape), dtype=dtype), torch.randint(classes, (4,))
         ours, theirs = (net.train(is_training) for net in (ours, theirs))
         if is_training and kind != 2:
             freeze_shifts(ours, theirs)
-        label = ", ".join([f"{name} {value}" for name, value in config.items()] + ["eval"] * (not is_training))
+        label = ", ".join(
+            [f"{name} {value}" for name, value in config.items()] + ["eval"] * (not is_training)
+        )
         # in evaluation the vectors of spectral norm stay: after a step theirs is not that of ours
         optimizer = torch.optim.AdamW if is_training else None
         buffers = dict(theirs.named_buffers())
@@ -194,6 +197,11 @@ def halved(x: Tensor) -> Tensor:
     return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
 
 
+def pooled(x: Tensor) -> Tensor:
+    """The largest of each 2 × 2 positions."""
+    return torch.stack([x[..., i::2, j::2] for i in range(2) for j in range(2)]).amax(0)
+
+
 def relu(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 0 * x)
 
@@ -236,10 +244,7 @@ class PlainAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         theta, phi, g, output = (getattr(self, name) for name in self.names)
-        maximum = lambda t: torch.stack(  # noqa: E731
-            [t[..., ::2, ::2], t[..., 1::2, ::2], t[..., ::2, 1::2], t[..., 1::2, 1::2]]
-        ).amax(0)
-        query, key, value = theta(x).flatten(2), maximum(phi(x)).flatten(2), maximum(g(x)).flatten(2)
+        query, key, value = theta(x).flatten(2), pooled(phi(x)).flatten(2), pooled(g(x)).flatten(2)
         rows = []
         for position in range(query.shape[2]):
             scores = (query[:, :, position, None] * key).sum(1).exp()
@@ -289,7 +294,7 @@ class PlainGenerator(nn.Module):
             else Table(num_classes, outputs)
         )
         self.linear = SpectralLayer(width[0] * 16, chunk_dim)
-        self.blocks = nn.ModuleList()
+        self.blocks: Any = nn.ModuleList()
         for index in range(len(width) - 1):
             self.blocks.append(nn.ModuleList([PlainGeneratorBlock(width[index], width[index + 1], make)]))
             if index == attention_block:
@@ -300,7 +305,7 @@ class PlainGenerator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         h = self.linear(z[:, : self.chunk_dim]).view(len(z), -1, 4, 4)
-        for index, (block, *attention) in enumerate(self.blocks, 1):  # ty: ignore[not-iterable]
+        for index, (block, *attention) in enumerate(self.blocks, 1):
             condition = labels
             if self.is_shared:
                 chunk = z[:, index * self.chunk_dim : (index + 1) * self.chunk_dim]
@@ -341,7 +346,7 @@ class PlainDiscriminator(nn.Module):
     ):
         super().__init__()
         width = [channels, *(base_channels * each for each in widths)]
-        self.blocks = nn.ModuleList()
+        self.blocks: Any = nn.ModuleList()
         for index in range(len(widths)):
             block = PlainDiscriminatorBlock(
                 width[index], width[index + 1], index < downsamples, is_first=index == 0
@@ -349,12 +354,15 @@ class PlainDiscriminator(nn.Module):
             self.blocks.append(nn.ModuleList([block]))
             if index == attention_block:
                 self.blocks[-1].append(PlainAttention(width[index + 1], AUTHORS_ATTENTION))
-        self.linear, self.embed = SpectralLayer(1, width[-1]), SpectralLayer(num_classes, width[-1], bias=False)
+        self.linear, self.embed = (
+            SpectralLayer(1, width[-1]),
+            SpectralLayer(num_classes, width[-1], bias=False),
+        )
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         h = images
         for layers in self.blocks:
-            for layer in layers:  # ty: ignore[not-iterable]
+            for layer in layers:
                 h = layer(h)
         features = relu(h).sum((2, 3))
         rows = self.embed.normalized()[labels]
@@ -391,7 +399,9 @@ class TruncationNorm(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, truncation: float) -> Tensor:
         own: Any = self
         tables = len(own.running_means)
-        shares = [max(0.0, 1 - abs(row - truncation * (tables - 1))) for row in range(tables)]  # hat functions
+        shares = [
+            max(0.0, 1 - abs(row - truncation * (tables - 1))) for row in range(tables)
+        ]  # hat functions
         weights = torch.tensor(shares, dtype=x.dtype)[:, None]
         mean, var = ((table * weights).sum(0) for table in (own.running_means, own.running_vars))
         normal = standardized(x, mean, var, 1e-4, self.training)

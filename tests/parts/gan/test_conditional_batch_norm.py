@@ -9,7 +9,7 @@ from torchstone.parts.gan.conditional_batch_norm import (
     AffineBatchNorm,
     ConditionalBatchNorm,
     TableBatchNorm,
-    update_standing_statistics,
+    standing_statistics,
 )
 
 
@@ -81,9 +81,28 @@ def test_standing_statistics_average_all_passes():
         hidden = [model[0](x) for (x,) in batches]
     mean = torch.stack([h.mean((0, 2, 3)) for h in hidden]).mean(0)
     var = torch.stack([h.transpose(0, 1).flatten(1).var(1) for h in hidden]).mean(0)
-    model[1].norm.running_mean.fill_(99)  # forgotten
-    update_standing_statistics(model, batches)
-    assert torch.allclose(model[1].norm.running_mean[0], mean, atol=1e-5)
-    assert torch.allclose(model[1].norm.running_var[0], var, rtol=1e-5)
+    model[1].norm.running_mean.fill_(99)  # of no account
+    with standing_statistics(model, batches):
+        assert torch.allclose(model[1].norm.running_mean[0], mean, atol=1e-5)
+        assert torch.allclose(model[1].norm.running_var[0], var, rtol=1e-5)
+        model[1].eval()
+        normal = model[1].norm(hidden[0])
+        model[1].train()
+        expected = (hidden[0] - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
+        assert torch.allclose(normal, expected, atol=1e-4)
+    assert model[1].norm.running_mean.eq(99).all()
+    assert model[1].norm.running_var.eq(1).all()
     assert all(module.training for module in model.modules())
-    assert model[1].norm.momentum == 0.1
+
+
+def test_standing_statistics_are_put_back_when_a_pass_fails():
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), AffineBatchNorm(3)).eval()
+
+    def batches():
+        yield (torch.randn(4, 2, 2, 2),)
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"), standing_statistics(model, batches()):
+        pass
+    assert not model[1].norm.running_mean.any()
+    assert model[1].norm.pass_weight is None

@@ -12,9 +12,7 @@ def test_orthogonal_penalty_sums_products_of_different_filters():
     expected = 0.0
     for weight in weights:
         rows = [row.flatten() for row in weight]
-        expected += sum(
-            float(a @ b) ** 2 for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j
-        )
+        expected += sum(float(a @ b) ** 2 for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j)
     assert float(orthogonal_penalty(weights)) == pytest.approx(expected, rel=1e-12)
 
 

@@ -32,7 +32,7 @@ def test_truncated_normal_is_scaled_and_seeded():
 
 @pytest.mark.parametrize("truncation", [-0.1, 1.01, float("nan"), float("inf")])
 def test_truncation_outside_0_and_1_is_refused(truncation):
-    with pytest.raises(BadInput, match="from 0 .* to 1"):
+    with pytest.raises(BadInput, match=r"from 0 .* to 1"):
         check_truncation(truncation)
-    with pytest.raises(BadInput, match="from 0 .* to 1"):
+    with pytest.raises(BadInput, match=r"from 0 .* to 1"):
         truncated_normal((2,), truncation, seeded())

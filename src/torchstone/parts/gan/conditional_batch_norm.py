@@ -33,7 +33,8 @@ class TableBatchNorm(nn.Module):
 
     def __init__(self, channels: int, tables: int = 1, eps: float = 1e-5):
         super().__init__()
-        self.tables, self.eps, self.momentum = tables, eps, MOMENTUM
+        self.tables, self.eps = tables, eps
+        self.pass_weight: float | None = None  # of this pass in the statistics that are measured, if they are
         self.register_buffer("running_mean", torch.zeros(tables, channels))
         self.register_buffer("running_var", torch.ones(tables, channels))
 
@@ -50,12 +51,14 @@ class TableBatchNorm(nn.Module):
         return mean, var
 
     def forward(self, x: Float[Tensor, "b c h w"], truncation: float = 1.0) -> Float[Tensor, "b c h w"]:
-        if self.training:
+        uses_batch = self.training or self.pass_weight is not None
+        if uses_batch:
             row = round(truncation * (self.tables - 1))
             mean, var = self.running_mean[row], self.running_var[row]
         else:
             mean, var = self.statistics(truncation)
-        return F.batch_norm(x, mean, var, None, None, self.training, self.momentum, self.eps)
+        momentum = MOMENTUM if self.pass_weight is None else self.pass_weight
+        return F.batch_norm(x, mean, var, None, None, uses_batch, momentum, self.eps)
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -90,32 +93,30 @@ class AffineBatchNorm(nn.Module):
         return torch.addcmul(shift, self.norm(x, truncation), scale)
 
 
-@torch.no_grad()
-def update_standing_statistics(model: nn.Module, batches: Iterable[tuple]) -> None:
-    """Replace the running statistics of `model` by averages over its forward passes on `batches`.
+@contextlib.contextmanager
+def standing_statistics(model: nn.Module, batches: Iterable[tuple]) -> Generator[None]:
+    """Within, the running statistics of `model` are averages over its forward passes on `batches`.
 
     Those of training lag behind the weights, and are not of averaged weights at all ("standing statistics",
-    appendix C of Brock et al.). Nothing but the normalizations is in training mode meanwhile.
+    appendix C of Brock et al.). All else is in evaluation mode in these passes.
 
     Args:
         batches: inputs of `model`, all of one truncation.
     """
     norms = [module for module in model.modules() if isinstance(module, TableBatchNorm)]
-    with eval_mode(model), _momentum(norms):
-        for norm in norms:
-            norm.train()
-        for count, inputs in enumerate(batches, 1):
-            for norm in norms:
-                norm.momentum = 1 / count  # the average of all passes so far
-            model(*inputs)
-
-
-@contextlib.contextmanager
-def _momentum(norms: list[TableBatchNorm]) -> Generator[None]:
-    """Put the momentum of each back afterwards."""
-    before = [norm.momentum for norm in norms]
+    before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     try:
+        try:
+            with torch.no_grad(), eval_mode(model):
+                for count, inputs in enumerate(batches, 1):
+                    for norm in norms:
+                        norm.pass_weight = 1 / count  # the average of all passes so far
+                    model(*inputs)
+        finally:
+            for norm in norms:
+                norm.pass_weight = None
         yield
     finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
+        for norm, (mean, var) in zip(norms, before, strict=True):
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(var)

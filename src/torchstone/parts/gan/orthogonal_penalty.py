@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def orthogonal_penalty(weights: Iterable[Float[Tensor, "outputs ..."]]) -> Float[Tensor, ""]:
-    """Σ over the weights of the squared inner products of every filter with every other one, in both orders."""
+    """Σ over the weights of the squared inner products of each filter with each other one, in both orders."""
     penalties = []
     for weight in weights:
         rows = weight.flatten(1)

@@ -1,4 +1,4 @@
-"""The truncation trick: latents from a narrower distribution than in training give typical samples, less diverse.
+"""The truncation trick: latents from a narrower distribution than in training give typical samples.
 
 Brock, Donahue and Simonyan 2018 (arXiv:1809.11096), section 3.1: numbers that fall outside are drawn again.
 """
@@ -14,8 +14,8 @@ THRESHOLD = 2.0  # beyond which numbers are drawn again, in standard deviations
 
 
 def truncated_normal(shape: Sequence[int], truncation: float, generator: torch.Generator) -> Tensor:
-    """truncation · z, float32 on the CPU, z standard normal with everything beyond ±2 drawn again: the form of
-    the generators that the authors published, whose statistics are stored by this number.
+    """truncation · z, float32 on the CPU, z standard normal with all beyond ±2 drawn again: the form of the
+    generators that the authors published, whose statistics are stored by this number.
 
     Raises:
         BadInput: a truncation outside 0..1.
@@ -34,5 +34,5 @@ def check_truncation(truncation: float) -> None:
     """
     if not 0 <= truncation <= 1:  # not a number neither
         raise BadInput(
-            f"truncation must be from 0 (one typical image of each class) to 1 (most diverse), not {truncation:g}"
+            f"truncation must be from 0 (all images alike) to 1 (most diverse), not {truncation:g}"
         )

@@ -1,13 +1,13 @@
-"""BigGAN: a class-conditional GAN whose parts together scale, and whose latents can be truncated after training.
+"""BigGAN: a class-conditional GAN whose parts scale, and whose latents can be truncated after training.
 
 Paper: Andrew Brock, Jeff Donahue and Karen Simonyan, "Large Scale GAN Training for High Fidelity Natural
 Image Synthesis", ICLR 2019, arXiv:1809.11096 (2018).
 
 The idea. A large residual GAN in which every layer knows the class. One embedding of the class is shared by
-all layers; each block of the generator also gets a chunk of the latent vector of its own, so that noise acts at
-every resolution. Spectral norm keeps both networks smooth, self-attention relates distant positions, and the
-discriminator scores an image by its inner product with the class. After training, latents from a truncated
-distribution trade diversity for fidelity; a generator whose filters are orthogonal bears that well.
+all layers. Each block of the generator also gets a chunk of the latent vector of its own, so that noise acts
+at every resolution. Spectral norm keeps both networks smooth, self-attention relates distant positions, and
+the discriminator scores an image by its inner product with the class. After training, truncated latents
+trade diversity for fidelity; a generator whose filters are orthogonal bears that well.
 
     z = [z₀ … z_B];  c_i = [E(y), z_i];  h₀ = linear(z₀) as a 4 × 4 grid                            (3, B)
     G block   h → cBN(c) ReLU up×2 conv, cBN(c) ReLU conv;  skip up×2, conv 1×1                 (figure 15)
@@ -17,15 +17,15 @@ distribution trade diversity for fidelity; a generator whose filters are orthogo
     hinge loss; G minimizes −E D(G(z, y), y) + β ‖W Wᵀ ⊙ (1 − I)‖²_F, β = 1e-4                  (equation 3)
     sampling: z normal, numbers beyond ±2 drawn again, times the truncation 0..1                       (3.1)
 
-    biggan128, biggan256        hierarchical latents, shared embedding, attention at 64 × 64; the layout of the
-                                authors' PyTorch code, and its counts to the unit
+    biggan128, biggan256        hierarchical latents, shared embedding, attention at 64 × 64; the form of the
+                                authors' PyTorch code, with its counts
     biggan_cifar10              of the same code: a table of scales for each class and layer, no hierarchy
     biggan_deep128 … 512        BigGAN-deep: bottleneck blocks, whose skips drop channels; all of z everywhere
-    biggan_mnist                32 × 32 for a core of a CPU;   biggan_digits, biggan_deep_digits  8 × 8, for tests
+    biggan_mnist                32 × 32 for a core of a CPU;   biggan_digits, biggan_deep_digits  8 × 8
 
 The generator's third argument is the truncation, for the running statistics: BigGAN-deep's published weights
 have 51 rows of them (`parts/gan/conditional_batch_norm.py`). Weights for evaluation are an exponential moving
-average, and their statistics are measured by forward passes before each evaluation (standing statistics).
+average; their statistics are measured by forward passes wherever they are sampled (standing statistics).
 
 Spectral norm is torch's form (`parts/gan/spectral_norm.py`): one step of power iteration at each training
 pass, both vectors stored. The authors' PyTorch code stores one, and in evaluation takes a step from it
@@ -33,11 +33,12 @@ without storing; a file is given that step when it is loaded, and is computed th
 
 What differs from the paper. Its batches of 2048 images, which a CPU has not, are its largest gain. Both
 players' steps see labels in the frequency of the data. The penalty is of the weights before spectral norm, as
-in the authors' code. BigGAN-deep's last convolution has as many outputs as inputs, of which three are used, as
-in its published weights.
+in the authors' code. The class embedding starts as N(0, 1), like latents. BigGAN-deep's last convolution has
+as many outputs as inputs, of which three are used, as in its published weights.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,7 +62,7 @@ from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.gan.conditional_batch_norm import (
     AffineBatchNorm,
     ConditionalBatchNorm,
-    update_standing_statistics,
+    standing_statistics,
 )
 from torchstone.parts.gan.losses import GanLoss
 from torchstone.parts.gan.orthogonal_penalty import orthogonal_penalty
@@ -78,8 +79,8 @@ from torchstone.tasks.gan.train import train_gan
 
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 
-MARGIN = ("label_accuracy", 0.3)
-evaluate = partial(inference.evaluate, classifier=CLASSIFIER)
+MARGIN = ("frechet_distance", -300.0)
+evaluate = partial(inference.evaluate, classifier=CLASSIFIER, sampling_context=lambda model: measured(model))
 
 PAPER_WIDTHS = (16, 16, 8, 4, 2, 1)  # of the grids of a generator at 128 × 128, in channels of the last
 FIRST_SIDE = 4  # of the coarsest grid
@@ -87,7 +88,8 @@ STANDING_BATCHES, STANDING_SIZE = 10, 100  # forward passes that statistics are 
 STANDING_SEED = 1
 PATH_COLUMNS = 9  # of a sheet from one class to another
 
-Grid, NewGrid = Float[Tensor, "b c h w"], Float[Tensor, "b d i j"]
+Grid = Float[Tensor, "b c h w"]
+NewGrid = Float[Tensor, "b d i j"]
 Condition = Float[Tensor, "b numbers"]
 
 
@@ -119,8 +121,8 @@ RECIPES = {
         data="digits",
         variant="biggan_digits",
         eval_samples=200,
-        steps=60,
-        optim=replace(Recipe.optim, lr=2e-3, lr_schedule="constant", ema_decay=0.9),
+        steps=40,
+        optim=replace(Recipe.optim, lr=4e-3, lr_schedule="constant", ema_decay=0.9),
     ),
 }
 
@@ -160,8 +162,8 @@ def halves(x: Grid, is_halved: bool) -> NewGrid:
 
 
 def init_weights(network: nn.Module, std: float | None = None, shared: nn.Linear | None = None) -> None:
-    """Orthogonal weights (section 3), or N(0, std²); biases zero; the shared embedding N(0, 1), of the size of
-    latents. Spectral norm begins anew."""
+    """Orthogonal weights (section 3), or N(0, std²); biases zero; the shared embedding N(0, 1).
+    Spectral norm begins anew."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             norms: Any = getattr(module, "parametrizations", None)
@@ -222,9 +224,7 @@ class Generator(nn.Module):
         self.latent_dim = chunk_dim * len(widths) if self.is_shared else chunk_dim
         if self.is_shared:
             self.shared = nn.Linear(num_classes, shared_dim, bias=False)
-            make_norm = partial(
-                conditional_norm, condition_dim=shared_dim + chunk_dim, tables=1, eps=1e-5
-            )
+            make_norm = partial(conditional_norm, condition_dim=shared_dim + chunk_dim, tables=1, eps=1e-5)
         else:
             table = lambda width: nn.Linear(num_classes, width, bias=False)  # noqa: E731
             make_norm = lambda width: ConditionalBatchNorm(width, table(width), table(width))  # noqa: E731
@@ -362,7 +362,7 @@ class DeepGenerator(nn.Module):
         make_norm = partial(conditional_norm, condition_dim=2 * latent_dim, tables=tables, eps=1e-4)
         self.shared = nn.Linear(num_classes, latent_dim, bias=False)
         self.first = spectral_linear(2 * latent_dim, outputs[0] * FIRST_SIDE**2)
-        pairs = [pair for a, b in zip(outputs, outputs[1:], strict=False) for pair in ((a, a), (a, b))]
+        pairs = [pair for a, b in itertools.pairwise(outputs) for pair in ((a, a), (a, b))]
         self.blocks = nn.ModuleList(
             DeepGeneratorBlock(a, b, index % 2 == 1, make_norm) for index, (a, b) in enumerate(pairs)
         )
@@ -418,7 +418,7 @@ class DeepDiscriminator(nn.Module):
         outputs = [base_channels * width for width in widths]
         self.num_classes, self.attention_block = num_classes, attention_block
         self.first = spectral_conv(channels, outputs[0])
-        pairs = [pair for a, b in zip(outputs, outputs[1:], strict=False) for pair in ((a, b), (b, b))]
+        pairs = [pair for a, b in itertools.pairwise(outputs) for pair in ((a, b), (b, b))]
         self.blocks = nn.ModuleList(
             DeepDiscriminatorBlock(a, b, index % 2 == 0) for index, (a, b) in enumerate(pairs)
         )
@@ -448,12 +448,17 @@ def filters(model: nn.Module) -> list[Tensor]:
     return [p for name, p in model.named_parameters() if p.ndim > 1 and not name.startswith("shared.")]
 
 
-def standing_statistics(model: Any, truncation: float | None = None) -> None:
-    """Measure the running statistics (appendix C) on latents of the seed `STANDING_SEED`, all classes in turn.
+def measured(
+    model: Any, metadata: Mapping[str, Any] | None = None, truncation: float | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Within, running statistics are those of such samples (appendix C): latents of a fixed seed, all classes.
 
     Args:
-        truncation: of the latents, and the row of statistics that is replaced; None for N(0, I).
+        metadata: of a published generator the stored statistics count, and nothing is measured.
+        truncation: of the latents; None for N(0, I).
     """
+    if metadata is not None and not metadata.get("has_standing_statistics"):
+        return contextlib.nullcontext()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(STANDING_SEED)
     labels = torch.arange(STANDING_SIZE, device=device)
@@ -464,7 +469,7 @@ def standing_statistics(model: Any, truncation: float | None = None) -> None:
             classes = (labels + count * STANDING_SIZE) % model.num_classes
             yield z.to(device), classes, 1.0 if truncation is None else truncation
 
-    update_standing_statistics(model, batches())
+    return standing_statistics(model, batches())
 
 
 def latents(count: int, latent_dim: int, truncation: float | None, generator: torch.Generator) -> Tensor:
@@ -489,7 +494,7 @@ def networks(size: int, arguments: dict[str, Any], discriminator_arguments: dict
 
 
 def deep_networks(size: int, *widths: int) -> Networks:
-    """As published; the discriminator mirrors the generator, with attention at the same resolution, 64 × 64."""
+    """As published; the discriminator mirrors the generator, with attention at 64 × 64 too."""
     arguments = {"widths": widths, "tables": 51}
     discriminator = {"widths": widths[::-1], "attention_block": 2 * (len(widths) - 5)}
     return Networks(DeepGenerator, DeepDiscriminator, arguments, discriminator, size)
@@ -533,8 +538,6 @@ NETWORKS = {
 }
 
 
-
-
 def latent_dim(networks: Networks) -> int:
     """Numbers of z."""
     arguments = networks.arguments
@@ -559,7 +562,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     model = pair.generator(**pair.arguments | model_config).to(device)
     discriminator = pair.discriminator(**pair.discriminator_arguments | model_config).to(device)
-    yield train_gan(
+    run = train_gan(
         model,
         discriminator,
         recipe,
@@ -569,9 +572,11 @@ def build(recipe: Recipe) -> Iterator[Run]:
         model_config=model_config,
         metadata=symmetric_range(data.metadata),
         classifier=CLASSIFIER,
-        before_evaluation=standing_statistics,
-        evaluation_work=STANDING_BATCHES * STANDING_SIZE,
+        sampling_context=measured,
+        sampling_work=STANDING_BATCHES * STANDING_SIZE,
     )
+    run.metadata["has_standing_statistics"] = True
+    yield run
 
 
 def sample(
@@ -593,7 +598,7 @@ def sample(
         label: name of a class; without one each class in turn, one a column.
         from_label, to_label: two classes: each row is one latent vector, of classes between them.
         truncation: 0 to 1, the scale of latents from a truncated normal; without one N(0, I). Statistics are
-            measured anew for it, unless the model stores them by truncation.
+            measured for it, unless the generator is a published one.
         out: a `.png` for a grid of all of them.
 
     Raises:
@@ -606,7 +611,7 @@ def sample(
     if count < 1:
         raise BadInput(f"give a number of images of at least 1, not {count}")
     columns = inference.grid_columns(model)
-    labels: Tensor = inference.cycle_labels(model, count)
+    labels: Any = inference.cycle_labels(model, count)
     if is_path:
         if label is not None or from_label is None or to_label is None:
             raise BadInput("a path between classes takes from_label and to_label, and no label")
@@ -616,8 +621,8 @@ def sample(
         labels, columns = torch.full((count,), inference.label_index(label, metadata)), None
     z = latents(count, model.latent_dim, truncation, torch.Generator().manual_seed(seed))
     z = z.repeat_interleave(len(labels) // count, 0)
-    options = {} if truncation is None else {"truncation": truncation}
-    with truncated_statistics(model, truncation):
+    options: Any = {} if truncation is None else {"truncation": truncation}
+    with measured(model, metadata, truncation):
         images = inference.images_of_latents(model, z, metadata["picture"], labels=labels, **options)
     return list(images) if out is None else [str(save_image_grid(images, out, columns=columns))]
 
@@ -626,21 +631,6 @@ def class_path(ends: Sequence[int], num_classes: int) -> Float[Tensor, "columns 
     """Distributions over classes, from one to another, both ends included; embeddings are linear in them."""
     first, last = F.one_hot(torch.tensor(ends), num_classes).float()
     return torch.lerp(first, last, torch.linspace(0, 1, PATH_COLUMNS)[:, None])
-
-
-@contextlib.contextmanager
-def truncated_statistics(model: Any, truncation: float | None) -> Iterator[None]:
-    """Within, a model without statistics by truncation has those of this one."""
-    if truncation is None or getattr(model, "tables", 1) > 1:
-        yield
-        return
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    standing_statistics(model, truncation)
-    try:
-        yield
-    finally:
-        for name, buffer in model.named_buffers():
-            buffer.copy_(before[name])
 
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

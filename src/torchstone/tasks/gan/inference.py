@@ -1,5 +1,7 @@
 """Sampling from a generator, and evaluation of its samples."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ from torchstone.engine.console import track
 from torchstone.errors import BadInput, NotFinite, did_you_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_image_grid, to_uint8
-from torchstone.tasks.evaluate_samples import evaluate_samples
+from torchstone.tasks.evaluate_samples import Pixels, evaluate_samples
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 CHUNK_SIZE = 250  # images generated at a time
 DEFAULT_SAMPLES = 5000  # that are evaluated, unless the metadata says how many
 MAX_COLUMNS = 20  # number of classes up to which a row of a grid shows one of each
 
+SamplingContext = Callable[[Any], contextlib.AbstractContextManager[Any]]
 Labels = Int64[Tensor, " count"]
 
 
@@ -149,10 +152,14 @@ def evaluate(
     held_out: bool,
     classifier: ClassifierSpec,
     inception: str | Path | None = None,
+    sampling_context: SamplingContext = contextlib.nullcontext,
 ) -> dict[str, Any]:
     """`evaluate_samples` against `spec`: its test split if `held_out`, else all of its images.
 
     As many samples as at the end of training, and the very same ones.
+
+    Args:
+        sampling_context: the model is sampled within `sampling_context(model)`.
 
     Raises:
         BadInput: a conditional generator, and other classes than it knows.
@@ -167,12 +174,10 @@ def evaluate(
             f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    metrics = evaluate_samples(
-        lambda: sample_images(model, count, picture, labels=labels, show_progress=True),
-        data,
-        classifier,
-        splits,
-        target_labels=labels,
-        inception=inception,
-    )
+
+    def sampled() -> Pixels:
+        with sampling_context(model):
+            return sample_images(model, count, picture, labels=labels, show_progress=True)
+
+    metrics = evaluate_samples(sampled, data, classifier, splits, target_labels=labels, inception=inception)
     return metrics | {"samples": count, "images": sum(map(len, splits))}

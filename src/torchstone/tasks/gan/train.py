@@ -5,6 +5,7 @@ quality is measured during training (`metrics/classifier_features.py`), so that 
 noticed when it happens, and reported (`tasks/gan/mode_collapse.py`).
 """
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -23,7 +24,13 @@ from torchstone.metrics.classifier_features import ClassifierFeatures, sample_me
 from torchstone.parts.gan.losses import GAN_LOSSES, GanLoss, gradient_penalty
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import log_samples, save_final_samples
-from torchstone.tasks.gan.inference import cycle_labels, grid_columns, label_inputs, sample_images
+from torchstone.tasks.gan.inference import (
+    SamplingContext,
+    cycle_labels,
+    grid_columns,
+    label_inputs,
+    sample_images,
+)
 from torchstone.tasks.gan.mode_collapse import ModeCollapseMonitor
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_load_classifier
@@ -71,8 +78,8 @@ def train_gan(
     model_config: dict[str, Any],
     metadata: dict[str, Any],
     classifier: ClassifierSpec,
-    before_evaluation: Callable[[Any], None] | None = None,
-    evaluation_work: float = 0.0,
+    sampling_context: SamplingContext = contextlib.nullcontext,
+    sampling_work: float = 0.0,
 ) -> Run:
     """A Run that trains `model` to generate images that `discriminator` cannot tell from those of `data`.
 
@@ -86,9 +93,8 @@ def train_gan(
         model_config: constructor arguments of `model`, saved with the weights.
         metadata: normalization of the images: `symmetric_range` or `unit_range`.
         classifier: whose features samples are compared in.
-        before_evaluation: what is done to the network that is evaluated, before it is, such as measuring its
-            running statistics; the weights that a run keeps are those after it.
-        evaluation_work: what that costs, in forward passes of an image.
+        sampling_context: within `sampling_context(model)` it is sampled: with statistics of samples, say.
+        sampling_work: what entering it costs, in forward passes of an image.
 
     Raises:
         BadInput: an unknown loss; a gradient penalty with batch norm or `compile`; too few steps of the
@@ -154,12 +160,11 @@ def train_gan(
         net: Any, real: tuple[ClassifierFeatures, Tensor], count: int
     ) -> tuple[dict[str, float], ClassifierFeatures]:
         labels = cycle_labels(net, count)
-        fake = feature_classifier.extract(sample_images(net, count, metadata, labels=labels))
+        with sampling_context(net):
+            fake = feature_classifier.extract(sample_images(net, count, metadata, labels=labels))
         return sample_metrics(fake, *real, target_labels=labels), fake
 
     def evaluate() -> dict[str, float]:
-        if before_evaluation is not None:
-            before_evaluation(eval_model)
         metrics, fake = measure(eval_model, validation, recipe.eval_samples)
         frequencies, real_frequencies = (
             fidelity_diversity.class_frequencies(labels, len(data.classes))
@@ -180,14 +185,14 @@ def train_gan(
         ratio = untrained_distance / max(metrics["frechet_distance"], 1e-9)
         return metrics | {"fd_ratio_vs_untrained": ratio}
 
-    def sample() -> Tensor:
-        return sample_images(eval_model, GRID_SIZE, metadata)
+    def sample(count: int = GRID_SIZE) -> Tensor:
+        with sampling_context(eval_model):
+            return sample_images(eval_model, count, metadata)
 
     columns = grid_columns(eval_model)
 
     def report(folder: Path) -> None:
-        pairs = sample_images(eval_model, NUM_PAIRS, metadata)
-        save_nearest_sheet(feature_classifier, pairs, data.train, folder / "nearest.png")
+        save_nearest_sheet(feature_classifier, sample(NUM_PAIRS), data.train, folder / "nearest.png")
         save_final_samples(sample(), folder, columns=columns)
 
     run = Run(
@@ -199,7 +204,7 @@ def train_gan(
             recipe.batch_size,
             len(data.train),
             unit="images",
-            evaluation=SAMPLE_WORK * recipe.eval_samples + GRID_SIZE + evaluation_work,
+            evaluation=SAMPLE_WORK * recipe.eval_samples + GRID_SIZE + 2 * sampling_work,
             update=recipe.batch_size * image_work(recipe.discriminator_steps, loss.has_gradient_penalty),
         ),
         state=state,
