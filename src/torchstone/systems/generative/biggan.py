@@ -102,10 +102,10 @@ class Recipe:
     gp_weight: float = 10.0  # gradient penalty weight λ of wgan_gp
     discriminator_steps: int = 2  # discriminator steps per generator step
     eval_samples: int = 1000  # samples per evaluation; five times as many at the end
-    steps: int = 2600  # number of updates
+    steps: int = 1000  # number of updates
     batch_size: int = 32  # images per step
     optim: OptimConfig = OptimConfig(
-        lr=8e-4, beta1=0.0, lr_schedule="linear", ema_decay=0.995
+        lr=6e-4, beta1=0.0, lr_schedule="linear", ema_decay=0.99
     )  # optimizer, schedule, precision
     discriminator_lr: float | None = None  # learning rate of the discriminator (none: that of the generator)
     augment: str = "none"  # augmentation of real images; samples then look augmented too
@@ -451,7 +451,7 @@ def filters(model: nn.Module) -> list[Tensor]:
 def measured(
     model: Any, metadata: Mapping[str, Any] | None = None, truncation: float | None = None
 ) -> contextlib.AbstractContextManager[None]:
-    """Within, running statistics are those of such samples (appendix C): latents of a fixed seed, all classes.
+    """Within, running statistics are those of such samples (appendix C): latents of a fixed seed, each class.
 
     Args:
         metadata: of a published generator the stored statistics count, and nothing is measured.
