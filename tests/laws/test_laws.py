@@ -73,7 +73,7 @@ COMPILED_IN_SWEEP = {
         "ddpm",
         "performer",
     ),
-    *("mlp", "bigbird", "linformer", "vlm"),
+    *("mlp", "bigbird", "linformer", "vlm", "biggan"),
 }
 
 
