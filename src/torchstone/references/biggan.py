@@ -51,6 +51,7 @@ def biggan_cases(
             ours, theirs, convert = discriminator(**config), PlainDiscriminator(**config), discriminator_names
         else:
             config["widths"] = sorted(config["widths"], reverse=True)  # skips drop channels
+            config["attention_block"] = choice.choice((None, *range(1, 2 * blocks)))
             config |= {"latent_dim": choice.randint(2, 4), "tables": choice.randint(2, 6)}
             ours, theirs = deep_generator(**config), PlainDeepGenerator(**config)
             convert = lambda tensors: published("", tensors)  # noqa: E731

@@ -18,6 +18,7 @@ from torchstone.systems.generative.biggan import (
     Generator,
     filters,
     generator_loss,
+    latents,
     measured,
     sample,
 )
@@ -156,6 +157,12 @@ def test_biggan_truncated_samples_obey_the_seed():
     ]
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
+    z = latents(6, net.latent_dim, 0.3, torch.Generator().manual_seed(1))
+    with measured(net, trained, 0.3), torch.no_grad():  # with the statistics of such latents
+        by_hand = (net(z, torch.arange(6) % 3, 0.3) * 127.5 + 127.5).round().byte()
+    assert (by_hand.int() - images[2].int()).abs().max() <= 1
+    with measured(net, trained), torch.no_grad():
+        assert (net(z, torch.arange(6) % 3) * 127.5 + 127.5 - images[2]).abs().max() > 5
     wide = torch.stack(sample(net, METADATA, num_samples=90)).double()
     narrow = torch.stack(sample(net, METADATA, num_samples=90, truncation=0.1)).double()
     assert narrow.var(0).mean() < 0.5 * wide.var(0).mean()

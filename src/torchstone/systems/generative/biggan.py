@@ -517,7 +517,7 @@ NETWORKS = {
     "biggan_deep_digits": Networks(
         DeepGenerator,
         DeepDiscriminator,
-        TINY | {"widths": (2, 1), "base_channels": 16, "latent_dim": 8, "tables": 3},
+        TINY | {"widths": (2, 1), "base_channels": 16, "latent_dim": 8, "tables": 3, "attention_block": 1},
         TINY | {"widths": (1, 2), "base_channels": 16},
         8,
     ),
