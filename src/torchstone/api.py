@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # they import torch
     import torchstone.verify
 
 __all__ = [
+    "augment",
     "compare",
     "create",
     "evaluate",
@@ -413,6 +414,54 @@ def sample(path: str | Path, *, device: str = "auto", last: bool = False, **opti
             raise
         why = error.strerror or error
         raise BadInput(f"cannot write {options['out']} ({why}): choose another --out") from None
+
+
+def augment(
+    path: str | Path,
+    *,
+    per_class: int,
+    out: str | Path,
+    data: str | Path | None = None,
+    measure: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    last: bool = False,
+) -> dict[str, Any]:
+    """Balance classes with a class-conditional generator: a folder of the run's training images in which
+    every class has at least `per_class`, those that rare classes lack being generated.
+
+    Validation and test images are written too, all real, so that a classifier can be trained on the folder.
+
+    Args:
+        out: the folder, new or empty.
+        data: other images than the run's own, with the same classes.
+        measure: train the classifier that samples are scored with so many times on the generated images, and
+            on as many repeated ones, and compare its recall on the test split.
+        seed: of the generated images.
+        last: use the weights of the last step, not the best ones by validation.
+
+    Returns:
+        `folder`, and for each of `classes` its `class`, and how many images are `real` and `generated`. With
+        `measure` `recall_repeated` and `recall_generated`, means over the seeds, the `gain`, which is their
+        difference, and `gain_margin`, half of its 95 % interval by seed (None of one seed); beside
+        the `classes` `accuracy_repeated` and `accuracy_generated`.
+
+    Raises:
+        BadInput: a run that generates no images, or none of a class asked for; a folder that has something in
+            it; other classes; no class that lacks images.
+    """
+    from torchstone.runs.augment import augment as augment_run
+
+    return augment_run(
+        _path(path),
+        per_class=_positive("per_class", per_class),
+        out=Path(checked("out", str, out)),
+        data=checked("data", str | None, data),
+        measure=_positive("measure", measure),
+        seed=checked("seed", int, seed),
+        device=device,
+        last=last,
+    )
 
 
 def play(

@@ -196,6 +196,7 @@ def test_predict_lines_name_the_file_that_a_text_is_of(tmp_path):
         ("lstm", {"task": "music"}, "sample"),
         ("gpt", {"task": "language"}, "sample"),
         ("vae", {"task": "autoencode"}, "sample"),
+        ("cgan", {"task": "adversarial", "classes": []}, "sample"),
     ],
 )
 def test_summary_names_a_command_that_the_run_has(system, metadata, verb):

@@ -62,7 +62,8 @@ def test_inception_metrics_for_every_generative_system(capsys, run_of, tmp_path,
     assert (code, code_, files) == (0, 0, [str(file)])
     without, metrics = json.loads(plain), json.loads(out)
     new = {key for key in metrics if key.startswith("inception_")}
-    assert new == {"inception_frechet_distance", "inception_precision", "inception_recall"}
+    stated = {f"inception_frechet_{each}" for each in ("distance_floor", "features", "samples", "images")}
+    assert new == {"inception_frechet_distance", "inception_precision", "inception_recall"} | stated
     assert {key: metrics[key] for key in without} == without
     assert metrics["inception_frechet_distance"] > 0
 

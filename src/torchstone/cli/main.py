@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "evaluate a run on its test split, or on other data with the same classes",
     "predict": "run inference: print the prediction for each input",
     "sample": "generate samples: text, music or an image grid",
+    "augment": "balance classes: generate training images for the rare ones, and measure what they bring",
     "play": "play a game against a run's agent, or let it play: returns with their spread, and a video",
     "export": "export a run's model to ONNX, torch.export or a Hugging Face folder",
     "compare": "compare runs: a table, and their curves in one picture",

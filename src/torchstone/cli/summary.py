@@ -53,6 +53,8 @@ def _verb(system: str, metadata: dict[str, Any]) -> str:
         return "play"
     if not hasattr(module, "sample"):
         return "predict"
+    if not hasattr(module, "predict"):
+        return "sample"
     return "predict" if "classes" in metadata or metadata.get("task") in PREDICTS else "sample"
 
 

@@ -24,6 +24,7 @@ from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import save_image_grid
 
 Pixels = UInt8[Tensor, "count channel height width"]
+Features = Float[Tensor, "count features"]
 
 IMAGE_SIZE = 32  # of LeNet-5's input
 PADDED_SIZES = range(24, IMAGE_SIZE + 1)  # sides at which ink on an empty background is padded, not resized
@@ -143,6 +144,19 @@ def sample_metrics(
     if target_labels is not None:
         metrics["label_accuracy"] = fidelity_diversity.label_accuracy(target_labels, fake.labels)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def frechet_statement(
+    fake: Features, real: Float[Tensor, "others features"], real_labels: Int64[Tensor, " others"]
+) -> dict[str, float]:
+    """What a Fréchet distance is to be read with, as it depends on all four: the dimension of the features,
+    the numbers of samples and of real images, and the distance between two halves of the real ones."""
+    return {
+        "frechet_distance_floor": float(fidelity_diversity.frechet_floor(real, real_labels)),
+        "frechet_features": real.shape[1],
+        "frechet_samples": len(fake),
+        "frechet_images": len(real),
+    }
 
 
 def save_nearest_sheet(

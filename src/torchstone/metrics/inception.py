@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchstone.data.vision.dataset import ImageSplit
 from torchstone.engine.console import track
+from torchstone.metrics.classifier_features import frechet_statement
 from torchstone.parts.metrics import fidelity_diversity
 
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -33,7 +34,8 @@ def extract_features(network: Any, images: Pixels) -> Features:
 
 
 def inception_metrics(samples: Pixels, splits: Sequence[ImageSplit], network: Any) -> dict[str, float]:
-    """`inception_frechet_distance` (FID), `inception_precision` and `inception_recall` against real images.
+    """`inception_frechet_distance` (FID), `inception_precision` and `inception_recall` against real images,
+    and `frechet_statement`.
 
     Published distances are those of 50,000 samples. With fewer they are higher, so compare equal counts.
     """
@@ -45,4 +47,7 @@ def inception_metrics(samples: Pixels, splits: Sequence[ImageSplit], network: An
         "precision": precision,
         "recall": recall,
     }
-    return {f"inception_{name}": float(value) for name, value in metrics.items()}
+    labels = torch.cat([split.labels.cpu() for split in splits])
+    stated = {name: float(value) for name, value in metrics.items()}
+    stated |= frechet_statement(fake_features, real_features, labels)
+    return {f"inception_{name}": value for name, value in stated.items()}

@@ -23,7 +23,10 @@ RECURRENT = (
     f"symbol_accuracy memoryless_loss gradient/* {FEW_SHOT}"
 )
 TRANSLATION = "loss accuracy unigram bleu bleu_lowercase exact_match"
-SAMPLES = "frechet_distance precision recall relative_variance covered_classes min_class_share confident_rate"
+SAMPLES = (
+    "frechet_distance frechet_distance_floor frechet_features frechet_samples frechet_images "
+    "precision recall relative_variance covered_classes min_class_share confident_rate"
+)
 GAN = (
     f"loss discriminator_loss real_logit fake_logit {SAMPLES} mode_collapse frechet_distance_untrained "
     "frechet_distance_train fd_ratio_vs_untrained"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.hub.inception import load_inception
 from torchstone.metrics import classifier_features
-from torchstone.metrics.classifier_features import sample_metrics
+from torchstone.metrics.classifier_features import frechet_statement, sample_metrics
 from torchstone.metrics.inception import inception_metrics
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_load_classifier
 
@@ -28,7 +28,8 @@ def evaluate_samples(
     target_labels: Int64[Tensor, " count"] | None = None,
     inception: str | Path | None = None,
 ) -> dict[str, float]:
-    """`sample_metrics` against the test split, or `splits`, in the features of the data's own classifier.
+    """`sample_metrics` and `frechet_statement` against the test split, or `splits`, in the features of the
+    data's own classifier.
 
     Args:
         sample: generates the samples; called once all else is known to be there.
@@ -42,11 +43,9 @@ def evaluate_samples(
     network = None if inception is None else load_inception(inception, data.train.labels.device)
     feature_classifier = train_or_load_classifier(data, classifier)
     samples = sample()
-    metrics = sample_metrics(
-        feature_classifier.extract(samples),
-        *feature_classifier.extract_all(splits),
-        target_labels=target_labels,
-    )
+    fake, (real, labels) = feature_classifier.extract(samples), feature_classifier.extract_all(splits)
+    metrics = sample_metrics(fake, real, labels, target_labels=target_labels)
+    metrics |= frechet_statement(fake.features, real.features, labels)
     return metrics if network is None else metrics | inception_metrics(samples, splits, network)
 
 

@@ -74,6 +74,23 @@ def test_frechet_distance_with_fewer_images_than_features():
         fidelity_diversity.frechet_distance(a[:1], b)
 
 
+def test_frechet_floor_is_the_distance_of_halves_of_each_class():
+    features = sets(12, 5, 3)[0]
+    labels = torch.tensor([2, 0, 1, 0, 2, 1, 2, 0, 1, 1, 0, 2])
+    halves: list[list[int]] = [[], []]
+    for number in range(3):
+        for place, row in enumerate((labels == number).nonzero()[:, 0].tolist()):
+            halves[place % 2].append(row)
+    wanted = by_hand(features[halves[0]], features[halves[1]])
+    floor = float(fidelity_diversity.frechet_floor(features, labels))
+    other = float(fidelity_diversity.frechet_floor(features, torch.zeros(12, dtype=torch.long)))
+    print(f"{floor}, by hand {wanted}; halves without regard to classes {other}")
+    assert floor == pytest.approx(wanted, rel=1e-6)
+    assert abs(other / wanted - 1) > 0.01
+    with pytest.raises(BadInput, match="at least 2 images in each set, not 1"):
+        fidelity_diversity.frechet_floor(features[:3], labels[:3])
+
+
 @pytest.mark.parametrize("rows", [1000, 7])
 def test_precision_recall_match_definition(rows, monkeypatch):
     monkeypatch.setattr(fidelity_diversity, "CHUNK_SIZE", rows)  # in one piece, and in several

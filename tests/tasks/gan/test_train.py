@@ -278,8 +278,12 @@ def test_gan_metrics_use_ema_and_untrained_generator():
     assert results["label_accuracy"] == pytest.approx(float(right))
     assert 0 < results["frechet_distance_train"] < results["frechet_distance"]
     again = cgan.evaluate(nets[0], run.metadata, recipe.data, held_out=True)
+    counts = [results[f"frechet_{each}"] for each in ("features", "samples", "images")]
+    assert counts == [84, 150, len(data.test)]
+    assert 0 < results["frechet_distance_floor"] < results["frechet_distance"]
     for name in (
         "frechet_distance",
+        "frechet_distance_floor",
         "label_accuracy",
         "precision",
         "recall",

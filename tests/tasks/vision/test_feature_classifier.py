@@ -150,5 +150,6 @@ def test_feature_classifier_is_shared_by_all_generative_systems(monkeypatch):
     print(files)
     assert len(files) == 1, "not all are evaluated by the same classifier"
     shared = {"frechet_distance", "precision", "recall", "relative_variance", "covered_classes"}
-    shared |= {"min_class_share", "confident_rate"}
+    shared |= {"min_class_share", "confident_rate", "frechet_distance_floor", "frechet_features"}
+    shared |= {"frechet_samples", "frechet_images"}
     assert all(shared <= names for names in metrics.values())

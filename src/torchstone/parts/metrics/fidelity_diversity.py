@@ -36,6 +36,19 @@ def frechet_distance(fake: Features, real: Float[Tensor, "others features"]) -> 
     return distance.clamp(min=0)  # rounding
 
 
+def frechet_floor(real: Features, labels: Int64[Tensor, " count"]) -> Float[Tensor, ""]:
+    """The Fréchet distance between two halves of the real images: what a generator as good as the data would
+    have at half of their number.
+
+    The halves are even and odd rows in the order of labels, so that each has half of every class.
+
+    Raises:
+        BadInput: fewer than four images.
+    """
+    order = labels.argsort(stable=True).to(real.device)
+    return frechet_distance(real[order[::2]], real[order[1::2]])
+
+
 def _mean_and_cov(features: Features) -> tuple[Tensor, Tensor]:
     if len(features) < 2:
         raise BadInput(f"a Fréchet distance needs at least 2 images in each set, not {len(features)}")

@@ -129,6 +129,10 @@ LEGENDS = {
     "gap_to_kde": Legend("loss above that of a kernel density", NATS, "lower"),
     # samples
     "frechet_distance": Legend("Fréchet distance", "in features of a classifier of the data", "lower"),
+    "frechet_distance_floor": Legend("Fréchet distance of halves", "between two halves of the real images"),
+    "frechet_features": Legend("dimension of the features", "number of values"),
+    "frechet_samples": Legend("compared samples", "number of samples of the Fréchet distance"),
+    "frechet_images": Legend("compared images", "number of real images of the Fréchet distance"),
     "frechet_distance_untrained": Legend("Fréchet distance before training", "as the other", "lower"),
     "frechet_distance_train": Legend("Fréchet distance of training images", "what real images have", "lower"),
     "fd_ratio_vs_untrained": Legend(

@@ -17,7 +17,7 @@ from torchstone.data.vision.diffusion_batches import DiffusionBatch, DiffusionBa
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.metrics import memorization
-from torchstone.metrics.classifier_features import sample_metrics, save_nearest_sheet
+from torchstone.metrics.classifier_features import frechet_statement, sample_metrics, save_nearest_sheet
 from torchstone.parts.diffusion.process import DiffusionProcess, NoiseSchedule
 from torchstone.parts.diffusion.text_encoder import masked_mean
 from torchstone.parts.indices import evenly_spaced
@@ -202,7 +202,9 @@ def train_diffusion(
         count = recipe.eval_samples
         if feature_classifier is not None:
             real, labels = feature_classifier.extract_split(data.test), conditioned.cycle(count)[0]
-            metrics |= sample_metrics(feature_classifier.extract(sample(count)), *real, target_labels=labels)
+            fake = feature_classifier.extract(sample(count))
+            metrics |= sample_metrics(fake, *real, target_labels=labels)
+            metrics |= frechet_statement(fake.features, real[0].features, real[1])
             metrics["confident_data"] = float((real[0].probabilities.amax(1) >= 0.95).double().mean())
             if count := recipe.guidance_sweep_samples:
                 metrics |= guidance_sweep(

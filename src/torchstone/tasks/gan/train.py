@@ -20,7 +20,12 @@ from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.gan_batches import DiscriminatorBatch, GanBatch, GanBatches, GeneratorBatch
 from torchstone.engine.run import FORWARDS, Examples, Run
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.metrics.classifier_features import ClassifierFeatures, sample_metrics, save_nearest_sheet
+from torchstone.metrics.classifier_features import (
+    ClassifierFeatures,
+    frechet_statement,
+    sample_metrics,
+    save_nearest_sheet,
+)
 from torchstone.parts.gan.losses import GAN_LOSSES, GanLoss, gradient_penalty
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import log_samples, save_final_samples
@@ -176,7 +181,8 @@ def train_gan(
 
     def test() -> dict[str, float]:
         real, count = feature_classifier.extract_split(data.test), 5 * recipe.eval_samples
-        metrics = measure(eval_model, real, count)[0]
+        metrics, fake = measure(eval_model, real, count)
+        metrics |= frechet_statement(fake.features, real[0].features, real[1])
         untrained_distance = measure(untrained, real, count)[0]["frechet_distance"]
         train = feature_classifier.extract_split(data.train, count)[0]
         train_distance = fidelity_diversity.frechet_distance(train.features, real[0].features)

@@ -47,7 +47,7 @@ def train_or_load_classifier(data: ImageDataset, spec: ClassifierSpec) -> Featur
 
     The global random generators stay as they were.
     """
-    resized = {name: _resize(getattr(data, name), data.metadata) for name in ("train", "val", "test")}
+    resized = {name: resize_split(getattr(data, name), data.metadata) for name in ("train", "val", "test")}
     metadata = data.metadata | {"size": IMAGE_SIZE}
     small = dataclasses.replace(data, **resized, metadata=metadata)
     device = data.train.labels.device
@@ -88,7 +88,8 @@ def _train(
     return tensors, run.results["test/accuracy"]
 
 
-def _resize(split: ImageSplit, metadata: dict[str, Any]) -> ImageSplit:
+def resize_split(split: ImageSplit, metadata: dict[str, Any]) -> ImageSplit:
+    """Up to `MAX_TRAIN_IMAGES` evenly spaced images at the size of the classifier's input, in memory."""
     index = evenly_spaced(len(split), MAX_TRAIN_IMAGES).to(split.labels.device)
     images = [resize_uint8(split.take(rows), metadata) for rows in index.split(CHUNK_SIZE)]
     return ImageSplit(split.labels[index], torch.cat(images))
