@@ -581,8 +581,9 @@ OLD_OPTIONS = {
 # what options of `sample` and `predict` must be, as on the command line
 COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horizon")
 TYPES: dict[str, Any] = {
-    **dict.fromkeys(("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo"), float),
-    "truncation": float,
+    **dict.fromkeys(
+        ("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo", "truncation"), float
+    ),
     **dict.fromkeys(("top_k", "seed"), int),
     **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask", "search"), str),
     **dict.fromkeys(("image", "from_label", "to_label"), str),

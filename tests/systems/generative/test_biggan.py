@@ -250,6 +250,11 @@ def test_biggan_deep_loads_hugging_faces_file(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     ours = ts.create("biggan_deep_digits", weights=tmp_path / "pytorch_model.bin").eval()
     z, labels = torch.randn(3, 8), torch.tensor([9, 0, 4])
+    metadata = biggan.published_metadata("biggan_deep_digits", ours)
+    (image,) = sample(ours, metadata, num_samples=1, label="9", truncation=0.4)
+    noise = latents(1, 8, 0.4, torch.Generator().manual_seed(0))
+    pixels = (theirs(noise, torch.tensor([9]), 0.4)[0] * 127.5 + 127.5).clamp(0, 255)
+    assert (image - pixels).abs().max() <= 1
     for truncation in (0.0, 0.37, 1.0):
         assert torch.allclose(ours(z, labels, truncation), theirs(z, labels, truncation), atol=1e-5)
 

@@ -43,15 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="diffusion: classifier-free guidance, 1 for none, 3 is strong",
     )
     add("--classifier-scale", metavar="S", type=float, help="diffusion: scale of classifier guidance")
-    add(
-        "--truncation",
-        metavar="T",
-        type=float,
-        help="truncation trick: 0 (typical, all alike) to 1 (most diverse)",
-    )
     add("--sampling-steps", metavar="N", type=positive, help="diffusion: number of sampling steps")
     add("--sampler", metavar="NAME", help="diffusion: ddpm or ddim")
     add("--eta", metavar="X", type=float, help="DDIM η: 0 deterministic, 1 as stochastic as DDPM")
+    add("--truncation", metavar="X", type=float, help="GAN: truncation, 1 for none; less, fewer odd images")
     add("--tempo", metavar="X", type=float, help="music: tempo in quarter notes per minute")
     add("--out", metavar="FILE", help="output file; music: FILE.mid, images: FILE.png")
     add("--last", action="store_true", help=LAST_HELP)

@@ -638,6 +638,15 @@ def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return (from_hugging_face if "embeddings.weight" in tensors else from_authors)(tensors)
 
 
+def published_metadata(variant: str, model: Any) -> dict[str, Any]:
+    """What `sample` needs of a published generator: images on −1..1, classes by number."""
+    pair = NETWORKS[variant]
+    channels = pair.arguments.get("channels", 3)
+    picture = symmetric_range({"size": pair.size, "channels": channels, "ink": False, "native": pair.size})
+    classes = [str(number) for number in range(model.num_classes)]
+    return {"task": "adversarial", "variant": variant, "classes": classes, "picture": picture}
+
+
 COUNTS = {
     "biggan128": (70_433_988, 87_982_370),
     "biggan256": (82_235_844, 99_225_890),
