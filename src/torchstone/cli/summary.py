@@ -48,12 +48,16 @@ def print_summary(run: Any) -> None:
 
 def _verb(system: str, metadata: dict[str, Any]) -> str:
     """What a run is used with: what its system has, of two what its task is about."""
+    from torchstone.runs.export import GENERATIVE
+
     module = systems.find(system)[0].module()
     if hasattr(module, "table"):
         return "play"
     if not hasattr(module, "sample"):
         return "predict"
     if not hasattr(module, "predict"):
+        return "sample"
+    if metadata.get("task") in GENERATIVE:
         return "sample"
     return "predict" if "classes" in metadata or metadata.get("task") in PREDICTS else "sample"
 

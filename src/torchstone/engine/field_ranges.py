@@ -46,7 +46,7 @@ NAMES = {
     "memory_size circular_size reservoir_size policy_delay value_epochs cg_steps "
     "unroll_steps reward_support value_support "
     "episodes frames vae_steps vae_batch_size rnn_steps rnn_batch_size dream_steps population rollouts "
-    "eval_dreams "
+    "eval_dreams prior_steps "
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
     "min_rollout_length max_rollout_length model_retain",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
@@ -57,14 +57,15 @@ NAMES = {
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
     "cg_damping target_sigma target_noise_clip line_search_steps "
     "reanalyse value_coef model_patience model_weight_decay rollout_growth_start rollout_growth_end "
-    "kl_tolerance ortho_weight",
+    "kl_tolerance commitment_weight ortho_weight",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
-    "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr",
+    "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr",
     SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
     "keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio",
-    BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change",
+    BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change codebook_decay "
+    "revive_below prior_ema_decay",
     Range(0, 1, has_low=False): "tau mask_prob",
     Range(0, 1, has_low=False, has_high=False): "noise_density quantiles line_search_shrink holdout_ratio",
     Range(2, 256): "pixel_levels",

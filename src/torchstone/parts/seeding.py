@@ -42,6 +42,7 @@ class SeedStream(IntEnum):
     DEQUANTIZATION = 4
     CAPTIONS = 25  # which of a picture's captions
     KEYWORD_CAPTIONS = 26  # which keywords stand together
+    CODEBOOK = 2  # which vector an unused entry is put at
     QUESTION_ORDER = 2  # of the questions about an image
     RESERVOIR = 18  # which items a reservoir keeps
 

@@ -161,6 +161,9 @@ cgan: Conditional GAN, 2014. Mirza and Osindero, arXiv:1411.1784
 dcgan: DCGAN, 2015. Radford, Metz and Chintala, arXiv:1511.06434
     variants: dcgan dcgan_mnist dcgan_digits
     recipes: mnist5k mnist smoke
+vqvae: VQ-VAE, 2017. van den Oord, Vinyals and Kavukcuoglu, arXiv:1711.00937
+    variants: vqvae vqvae_mnist vqvae_digits
+    recipes: mnist5k cifar10 smoke
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
     variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
     recipes: digits moons mnist5k cifar10 smoke

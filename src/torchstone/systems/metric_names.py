@@ -61,6 +61,7 @@ METRICS = {
     "vlm": f"loss token_accuracy accuracy {ANSWERS} blank_accuracy {BLANK_ANSWERS} majority_accuracy",
     "clip": "loss logit_scale mean_reciprocal_rank recall_at_* image_to_text_recall_at_* "
     "nearest_word_recall_at_* novel_recall_at_*",
+    "vqvae": f"loss mse psnr commitment_loss code_perplexity reconstruction_frechet_distance {SAMPLES}",
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",

@@ -121,6 +121,12 @@ LEGENDS = {
     ),
     "kl": Legend("divergence from the prior", "nats per image"),
     "active_latents": Legend("active latents", "number of latent variables in use"),
+    "psnr": Legend("peak signal-to-noise ratio", "dB, of reconstructions", "higher"),
+    "commitment_loss": Legend("commitment loss", "squared distance to the codebook, per number", "lower"),
+    "code_perplexity": Legend("perplexity of the codebook", "entries in use, were all used alike"),
+    "reconstruction_frechet_distance": Legend(
+        "Fréchet distance of reconstructions", "from the images that they are of", "lower"
+    ),
     "bits_per_dimension": Legend(
         "bits per dimension", "bits, of one color value", "lower", "8, of 256 values"
     ),
