@@ -34,7 +34,7 @@ every = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name
 LARGE = ("alexnet", "vgg", "googlenet")
 
 # trained by the code that trains BERT, ResNet or GAN, and slower: the laws that train leave them to the sweep
-TRAINED_ALIKE = ("albert", "longformer", "bigbird", "linformer", "senet", "cbam", "cgan", "dcgan")
+TRAINED_ALIKE = ("albert", "longformer", "bigbird", "linformer", "senet", "cbam", "cgan", "dcgan", "biggan")
 
 
 def effort(entry):
@@ -74,7 +74,7 @@ COMPILED_IN_SWEEP = {
         "ddpm",
         "performer",
     ),
-    *("mlp", "bigbird", "linformer", "vlm"),
+    *("mlp", "bigbird", "linformer", "vlm", "biggan"),
 }
 
 

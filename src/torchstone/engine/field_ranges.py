@@ -61,7 +61,7 @@ NAMES = {
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
     "cg_damping target_sigma target_noise_clip line_search_steps "
     "reanalyse value_coef model_patience model_weight_decay rollout_growth_start rollout_growth_end "
-    "kl_tolerance commitment_weight importance_samples",
+    "kl_tolerance commitment_weight importance_samples ortho_weight",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
     "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr",

@@ -174,6 +174,10 @@ vqvae: VQ-VAE, 2017. van den Oord, Vinyals and Kavukcuoglu, arXiv:1711.00937
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
     variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
     recipes: digits moons mnist5k cifar10 smoke
+biggan: BigGAN, 2018. Brock, Donahue and Simonyan, arXiv:1809.11096
+    variants: biggan_mnist biggan_digits biggan_deep_digits biggan128 biggan256 biggan_cifar10 biggan_deep128
+        biggan_deep256 biggan_deep512
+    recipes: mnist5k smoke
 glow: Glow, 2018. Kingma and Dhariwal, arXiv:1807.03039
     variants: glow_digits glow_tiny glow_mnist glow_cifar10 glow_cifar10_additive
     recipes: digits mnist5k cifar10 smoke

@@ -73,6 +73,7 @@ METRICS = {
     "partner_gain_a partner_gain_b cycle_l1",
     "stylegan1": f"{GAN} r1 lod",
     "stylegan": f"{GAN} label_accuracy r1 path_length path_length_mean augment_p real_sign",
+    "biggan": f"{GAN} label_accuracy",
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
     "glow": "loss bits_per_dimension histogram",
     "flowpp": "loss bits_per_dimension importance_bound histogram",

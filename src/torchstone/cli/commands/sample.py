@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", metavar="TEXT", help="prompt: the beginning of the text, or the image's caption")
     add("--label", metavar="K", help="class label of the images (default: all in turn)")
     add("--from-label", metavar="K", help="path in latent space: the class it begins at, with --to-label")
-    add("--to-label", metavar="K", help="the class whose direction it takes")
+    add("--to-label", metavar="K", help="the class that it ends at, or whose direction it takes")
     add("--image", metavar="FILE", help="the image, or folder of them, that it begins at (default: samples)")
     add("--inpaint-image", metavar="FILE", help="inpainting: the known image, with --mask")
     add("--mask", metavar="FILE", help="inpainting mask of its size, white where it is to be filled in")

@@ -39,6 +39,8 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def power_iteration(self, matrix: Float[Tensor, "outputs inputs"], iterations: int) -> None:
         """v ← Wᵀu / ‖Wᵀu‖, u ← Wv / ‖Wv‖."""
+        if matrix.is_meta:  # a network that is only counted
+            return
         for _ in range(iterations):
             self.v.copy_(F.normalize(matrix.mT @ self.u, dim=0, eps=self.eps))
             self.u.copy_(F.normalize(matrix @ self.v, dim=0, eps=self.eps))

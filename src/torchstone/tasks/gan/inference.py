@@ -1,10 +1,12 @@
 """Sampling from a generator, and evaluation of its samples."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_images
@@ -12,13 +14,14 @@ from torchstone.engine.console import track
 from torchstone.errors import BadInput, NotFinite, did_you_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_image_grid, to_uint8
-from torchstone.tasks.evaluate_samples import evaluate_samples
+from torchstone.tasks.evaluate_samples import Pixels, evaluate_samples
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 CHUNK_SIZE = 250  # images generated at a time
 DEFAULT_SAMPLES = 5000  # that are evaluated, unless the metadata says how many
 MAX_COLUMNS = 20  # number of classes up to which a row of a grid shows one of each
 
+SamplingContext = Callable[[Any], contextlib.AbstractContextManager[Any]]
 Labels = Int64[Tensor, " count"]
 
 
@@ -61,15 +64,37 @@ def sample_images(
     Raises:
         NotFinite: an image has a number that is NaN or infinite; none is left out.
     """
-    device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=torch.Generator().manual_seed(seed))
     labels = cycle_labels(model, count) if labels is None else labels
+    return images_of_latents(model, z, metadata, labels=labels, show_progress=show_progress)
+
+
+@torch.no_grad()
+def images_of_latents(
+    model: Any,
+    z: Float[Tensor, "count latent"],
+    metadata: dict[str, Any],
+    *,
+    labels: Labels | Float[Tensor, "count classes"] | None,
+    show_progress: bool = True,
+    **options: Any,
+) -> UInt8[Tensor, "count channel height width"]:
+    """G(z), in evaluation mode, on the CPU.
+
+    Args:
+        labels: of each image, or a distribution over classes, if the generator is conditional.
+        options: further arguments of the generator.
+
+    Raises:
+        NotFinite: an image has a number that is NaN or infinite; none is left out.
+    """
+    device = next(model.parameters()).device
     parts = []
-    chunks = torch.arange(count).split(CHUNK_SIZE)
+    chunks = torch.arange(len(z)).split(CHUNK_SIZE)
     with eval_mode(model):
         for rows in track(chunks, "sampling, batch", len(chunks)) if show_progress else chunks:
             condition = label_inputs(model, labels[rows].to(device)) if labels is not None else ()
-            images = model(z[rows].to(device), *condition)
+            images = model(z[rows].to(device), *condition, **options)
             if not torch.isfinite(images).all():
                 raise NotFinite("the generator's images are not finite: its weights are broken")
             parts.append(to_uint8(images, metadata).cpu())
@@ -100,15 +125,23 @@ def sample(
     if label is not None:
         if labels is None:
             raise BadInput(f"a {metadata['variant']} takes no label: train cgan for that")
-        if str(label) not in metadata["classes"]:
-            raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
-        labels, columns = torch.full((num_samples,), metadata["classes"].index(str(label))), None
+        labels, columns = torch.full((num_samples,), label_index(label, metadata)), None
     images = sample_images(
         model, num_samples, metadata["picture"], labels=labels, seed=seed, show_progress=True
     )
     if out is None:
         return list(images)
     return [str(save_image_grid(images, out, columns=columns))]
+
+
+def label_index(label: str | int, metadata: dict[str, Any]) -> int:
+    """
+    Raises:
+        BadInput: no such class.
+    """
+    if str(label) not in metadata["classes"]:
+        raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
+    return metadata["classes"].index(str(label))
 
 
 def evaluate(
@@ -119,10 +152,14 @@ def evaluate(
     held_out: bool,
     classifier: ClassifierSpec,
     inception: str | Path | None = None,
+    sampling_context: SamplingContext = contextlib.nullcontext,
 ) -> dict[str, Any]:
     """`evaluate_samples` against `spec`: its test split if `held_out`, else all of its images.
 
     As many samples as at the end of training, and the very same ones.
+
+    Args:
+        sampling_context: the model is sampled within `sampling_context(model)`.
 
     Raises:
         BadInput: a conditional generator, and other classes than it knows.
@@ -137,12 +174,10 @@ def evaluate(
             f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    metrics = evaluate_samples(
-        lambda: sample_images(model, count, picture, labels=labels, show_progress=True),
-        data,
-        classifier,
-        splits,
-        target_labels=labels,
-        inception=inception,
-    )
+
+    def sampled() -> Pixels:
+        with sampling_context(model):
+            return sample_images(model, count, picture, labels=labels, show_progress=True)
+
+    metrics = evaluate_samples(sampled, data, classifier, splits, target_labels=labels, inception=inception)
     return metrics | {"samples": count, "images": sum(map(len, splits))}

@@ -5,6 +5,7 @@ quality is measured during training (`metrics/classifier_features.py`), so that 
 noticed when it happens, and reported (`tasks/gan/mode_collapse.py`).
 """
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -29,7 +30,13 @@ from torchstone.metrics.classifier_features import (
 from torchstone.parts.gan.losses import GAN_LOSSES, GanLoss, gradient_penalty
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import log_samples, save_final_samples
-from torchstone.tasks.gan.inference import cycle_labels, grid_columns, label_inputs, sample_images
+from torchstone.tasks.gan.inference import (
+    SamplingContext,
+    cycle_labels,
+    grid_columns,
+    label_inputs,
+    sample_images,
+)
 from torchstone.tasks.gan.mode_collapse import ModeCollapseMonitor
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_load_classifier
@@ -77,6 +84,8 @@ def train_gan(
     model_config: dict[str, Any],
     metadata: dict[str, Any],
     classifier: ClassifierSpec,
+    sampling_context: SamplingContext = contextlib.nullcontext,
+    sampling_work: float = 0.0,
 ) -> Run:
     """A Run that trains `model` to generate images that `discriminator` cannot tell from those of `data`.
 
@@ -90,6 +99,8 @@ def train_gan(
         model_config: constructor arguments of `model`, saved with the weights.
         metadata: normalization of the images: `symmetric_range` or `unit_range`.
         classifier: whose features samples are compared in.
+        sampling_context: within `sampling_context(model)` it is sampled: with statistics of samples, say.
+        sampling_work: what entering it costs, in forward passes of an image.
 
     Raises:
         BadInput: an unknown loss; a gradient penalty with batch norm or `compile`; too few steps of the
@@ -144,7 +155,9 @@ def train_gan(
         }
 
     work = image_work(recipe.discriminator_steps, loss.has_gradient_penalty)
-    training = GanTraining(stream, update, state, eval_model, untrained, work)
+    training = GanTraining(
+        stream, update, state, eval_model, untrained, work, sampling_context, sampling_work
+    )
     return gan_run(
         training, recipe, data, model_config=model_config, metadata=metadata, classifier=feature_classifier
     )
@@ -156,6 +169,8 @@ class GanTraining(NamedTuple):
 
     Args:
         work: what an image of a batch costs an update, in forward passes of one of the networks.
+        sampling_context: within `sampling_context(model)` it is sampled: with statistics of samples, say.
+        sampling_work: what entering it costs, in forward passes of an image.
     """
 
     stream: Any
@@ -164,6 +179,8 @@ class GanTraining(NamedTuple):
     eval_model: Any
     untrained: Any
     work: float
+    sampling_context: SamplingContext = contextlib.nullcontext
+    sampling_work: float = 0.0
 
 
 def gan_run(
@@ -180,7 +197,7 @@ def gan_run(
     Of the recipe: variant, steps, batch_size, eval_samples. Evaluation writes `sample_metrics`, at the end
     beside those of training images and of the untrained generator.
     """
-    stream, update, state, eval_model, untrained, work = training
+    stream, update, state, eval_model, untrained, work, sampling_context, _ = training
     feature_classifier = classifier
     monitor = state["mode_collapse"] = ModeCollapseMonitor(data.classes)
     validation = feature_classifier.extract_split(data.val)
@@ -189,7 +206,8 @@ def gan_run(
         net: Any, real: tuple[ClassifierFeatures, Tensor], count: int
     ) -> tuple[dict[str, float], ClassifierFeatures]:
         labels = cycle_labels(net, count)
-        fake = feature_classifier.extract(sample_images(net, count, metadata, labels=labels))
+        with sampling_context(net):
+            fake = feature_classifier.extract(sample_images(net, count, metadata, labels=labels))
         return sample_metrics(fake, *real, target_labels=labels), fake
 
     def evaluate() -> dict[str, float]:
@@ -214,14 +232,14 @@ def gan_run(
         ratio = untrained_distance / max(metrics["frechet_distance"], 1e-9)
         return metrics | {"fd_ratio_vs_untrained": ratio}
 
-    def sample() -> Tensor:
-        return sample_images(eval_model, GRID_SIZE, metadata)
+    def sample(count: int = GRID_SIZE) -> Tensor:
+        with sampling_context(eval_model):
+            return sample_images(eval_model, count, metadata)
 
     columns = grid_columns(eval_model)
 
     def report(folder: Path) -> None:
-        pairs = sample_images(eval_model, NUM_PAIRS, metadata)
-        save_nearest_sheet(feature_classifier, pairs, data.train, folder / "nearest.png")
+        save_nearest_sheet(feature_classifier, sample(NUM_PAIRS), data.train, folder / "nearest.png")
         save_final_samples(sample(), folder, columns=columns)
 
     run = Run(
@@ -233,7 +251,7 @@ def gan_run(
             recipe.batch_size,
             len(data.train),
             unit="images",
-            evaluation=SAMPLE_WORK * recipe.eval_samples + GRID_SIZE,
+            evaluation=SAMPLE_WORK * recipe.eval_samples + GRID_SIZE + 2 * training.sampling_work,
             update=recipe.batch_size * work,
         ),
         state=state,
