@@ -46,7 +46,7 @@ class EqualizedLinear(nn.Module):
         super().__init__()
         self.lr_multiplier, self.is_activated = lr_multiplier, is_activated
         self.gain = gain * lr_multiplier / math.sqrt(inputs)
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(outputs, inputs)) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), bias / lr_multiplier))
 
     def forward(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
@@ -79,7 +79,7 @@ class EqualizedConv2d(nn.Module):
         super().__init__()
         self.halves, self.is_activated, self.padding = halves, is_activated, kernel // 2
         self.gain = gain / math.sqrt(inputs * kernel**2)
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(outputs, inputs, kernel, kernel)))
         self.bias = nn.Parameter(torch.zeros(outputs)) if has_bias else None
         self.register_buffer("fir", fir_filter(), persistent=False)
 
