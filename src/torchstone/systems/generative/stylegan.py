@@ -419,16 +419,14 @@ class Recipe:
 RECIPES = {
     # torchstone train stylegan   half an hour of a core; not measured yet
     "emoji": Recipe(),
+    # torchstone train stylegan/mnist5k   half an hour of a core; not measured yet
     "mnist5k": Recipe(
         data="mnist5k",
         variant="stylegan2_mnist",
         r1_weight=0.1,
         path_weight=0.0,
         style_mixing=0.0,
-        ada_images=100_000,
-        steps=1500,
-        batch_size=32,
-        optim=replace(Recipe.optim, lr_schedule="linear", ema_decay=0.99),
+        steps=11_000,
         augment="none",
     ),
     # ADA's configuration for CIFAR-10
