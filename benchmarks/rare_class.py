@@ -1,6 +1,6 @@
 """A rare class: what generated images bring a classifier, beside repeating the few real ones.
 
-    python benchmarks/rare_class.py [--mnist FOLDER] [--rare 8] [--kept 20] [--copies 1] [--train-images 360]
+    python benchmarks/rare_class.py [--mnist FOLDER] [--rare 8] [--kept 20] [--copies 18] [--train-images 360]
                                     [--generator cgan/mnist5k] [--seeds 5] [--out runs/rare-class] [FIELD=VALUE …]
 
 MNIST with `--train-images` images in each class, of which the rare one keeps `--kept`; the test split is the
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--mnist", default="mnist5k", help="mnist5k, or a folder with the IDX files")
     parser.add_argument("--rare", type=int, default=8)
     parser.add_argument("--kept", type=int, default=20)
-    parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--copies", type=int, default=18)
     parser.add_argument("--train-images", type=int, default=360)
     parser.add_argument("--generator", default="cgan/mnist5k")
     parser.add_argument("--seeds", type=int, default=5)

@@ -187,7 +187,7 @@ stylegan1: StyleGAN with progressive growing, 2018. Karras, Laine and Aila, arXi
 stylegan: StyleGAN2, 2019. Karras, Laine, Aittala et al., arXiv:1912.04958
     variants: stylegan2_emoji stylegan2_mnist stylegan2_digits stylegan2_cifar10 stylegan2_cifar10_cond
         stylegan2_ffhq stylegan2_paper256
-    recipes: emoji mnist5k cifar10 smoke
+    recipes: digits emoji mnist5k cifar10 smoke
 flowpp: Flow++, 2019. Ho, Chen, Srinivas et al., arXiv:1902.00275
     variants: flowpp_digits flowpp_digits_large flowpp_tiny flowpp_mnist flowpp_cifar10
     recipes: digits large mnist5k cifar10 smoke
