@@ -96,7 +96,7 @@ class Recipe:
 
 RECIPES = {
     "openmoji": Recipe(),
-    # torchstone train cyclegan/artists --data FOLDER          about ten minutes of a core
+    # torchstone train cyclegan/artists --data FOLDER          9 min of a core   9.1 % nearer to the partner
     "artists": Recipe(
         data="emoji_artists", steps=10_000, optim=replace(Recipe.optim, lr=5e-4, ema_decay=0.998)
     ),
