@@ -429,7 +429,7 @@ def every_variant_learns(entry, *, sweep: bool = False) -> None:
         for _ in range(3):  # a branch that starts at zero passes nothing on at the first
             model.zero_grad()
             # each level of a network that grows has layers of its own
-            for level in getattr(model, "levels", (None,)):
+            for level in getattr(model, "lods", (None,)):
                 options = {} if level is None else {"lod": level}
                 # what a head makes of hidden states, where the network itself gives those
                 uneven(getattr(model, "logits", model)(*inputs, **options)).backward()

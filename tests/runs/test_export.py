@@ -73,8 +73,12 @@ TEXT = (
 OTHERWISE = {
     "vlm": "vlm writes an answer token by token.*torchstone predict",
     "clip": "clip takes images and texts.*--format hf",
+    "cyclegan": "cyclegan makes images of images.*torchstone predict",
+    "pix2pix": "pix2pix makes images of images.*torchstone predict",
 }
-MAKING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "generative")
+MAKING = tuple(
+    entry.name for entry in CATALOGUE if entry.chapter == "generative" and entry.name not in OTHERWISE
+)
 PLAYING = tuple(
     entry.name for entry in CATALOGUE if entry.chapter in ("reinforcement", "planning", "multiagent")
 )

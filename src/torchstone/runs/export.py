@@ -108,6 +108,11 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
         raise BadInput(
             f"{system} writes an answer token by token, while a file has one pass: use torchstone predict"
         )
+    if metadata["task"] == "image_translation":
+        raise BadInput(
+            f"{system} makes images of images, while a file gives logits: use torchstone predict, or the "
+            "generator that ts.load gives"
+        )
     if metadata["task"] == "image_text":
         raise BadInput(f"{system} takes images and texts, while a file takes one input: use --format hf")
     if not {"picture", "features"} & set(metadata):

@@ -165,7 +165,7 @@ LEGENDS = {
     "partner_gain_a": Legend("gain of translation to a", "fraction, as partner_gain", "higher", "0"),
     "partner_gain_b": Legend("gain of translation to b", "fraction, as partner_gain", "higher", "0"),
     "cycle_l1": Legend("distance there and back", "mean |difference| of pixels, 0 to 1", "lower"),
-    "adversarial_loss": Legend("loss of the generators by the discriminators", "", ""),
+    "adversarial_loss": Legend("loss of the generators by the discriminators", "of their game"),
     "l1_loss": Legend("distance to the true partner in training", "mean |difference|, −1 to 1", "lower"),
     "cycle_loss": Legend("loss of the cycle", "mean |difference| of pixels, −1 to 1, both domains", "lower"),
     "identity_loss": Legend(

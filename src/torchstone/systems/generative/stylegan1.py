@@ -237,7 +237,7 @@ class Generator(nn.Module):
         return sum(self.noise_sizes)
 
     @property
-    def levels(self) -> range:
+    def lods(self) -> range:
         """The levels of detail without a fade."""
         return range(len(self.to_colors))
 
