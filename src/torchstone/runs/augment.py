@@ -1,7 +1,6 @@
 """Balancing classes with a run's class-conditional generator."""
 
 import inspect
-import math
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +90,7 @@ def augment(
 
 def interval(differences: list[float]) -> float | None:
     """Half of the 95 % interval of the mean, by Student's t; None of a single difference."""
-    from scipy.stats import t
+    from scipy.stats import sem, t
 
     count = len(differences)
-    if count < 2:
-        return None
-    mean = sum(differences) / count
-    variance = sum((each - mean) ** 2 for each in differences) / (count - 1)
-    return float(t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
+    return None if count < 2 else float(t.ppf(0.975, count - 1) * sem(differences))

@@ -7,10 +7,21 @@ from typing import Any
 
 from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.engine.console import notify
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, did_you_mean
 
 # of files with texts in them
 ENDINGS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".conll", ".pdf", ".docx")
+
+
+def class_index(label: str | int, classes: Sequence[str]) -> int:
+    """The index of a class by its name.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    if str(label) not in classes:
+        raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), classes)}")
+    return classes.index(str(label))
 
 
 def list_files(inputs: Sequence[Path | str]) -> list[Path]:

@@ -3,6 +3,7 @@
 import pytest
 
 from torchstone.parts.metrics.legend import FAMILIES, LEGENDS, NUMBERED, OF_SYSTEMS, legend
+from torchstone.systems.metric_names import METRICS
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,18 @@ def test_legend_of_an_unknown_metric_is_none():
     unknown = ["rate", "linear_rate", "guided_x_recall", "gradient"]
     print([legend(name) for name in unknown])
     assert [legend(name) for name in unknown] == [None] * len(unknown)
+
+
+def test_a_loss_is_a_cross_entropy_of_classes_only_where_there_is_an_accuracy():
+    """A system whose loss is another thing says what: the common legend would be wrong for it."""
+    common = [name for name in METRICS if legend("loss", name) is LEGENDS["loss"]]
+    print(common)
+    wrong = [
+        name
+        for name in common
+        if "loss" in METRICS[name].split() and not any(m.endswith("accuracy") for m in METRICS[name].split())
+    ]
+    assert not wrong
 
 
 def test_legends_are_whole_and_short():

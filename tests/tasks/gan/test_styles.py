@@ -41,7 +41,7 @@ def test_truncation_draws_styles_to_their_mean(model):
 
 @pytest.mark.parametrize("psi", [-0.1, 1.1, float("nan")])
 def test_truncation_out_of_range_is_one_line(model, psi):
-    with pytest.raises(BadInput, match=r"truncation is 0 \(the mean image\) to 1 \(none\), not"):
+    with pytest.raises(BadInput, match=r"truncation must be from 0 \(all images alike\) to 1"):
         use.sample(model, METADATA, truncation=psi)
 
 

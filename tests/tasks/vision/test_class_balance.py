@@ -61,6 +61,8 @@ def test_repeated_images_come_in_turn():
     assert class_balance.count_missing(labels, 2, 3) == [1, 0]
     with pytest.raises(BadInput, match="every class has 2 training images or more, the rarest 2"):
         class_balance.count_missing(labels, 2, 2)
+    with pytest.raises(BadInput, match="class 2 of 3 has no training image"):
+        class_balance.count_missing(labels, 3, 5)
 
 
 def test_a_class_without_test_images_is_refused(rare):

@@ -269,9 +269,11 @@ LEGENDS = {
     "coarse_loss": Legend("denoising error of the coarse image", "squared, of standard noise", "lower", "1"),
 }
 
+GANS = ("gan", "cgan", "dcgan", "biggan", "stylegan", "stylegan1")
 _POLICY_LOSS = Legend("objective of policy and value", "falls and rises with the returns")
 _TD_LOSS = Legend("TD error, Huber or squared", "of the discounted return", "lower")
 _GENERATOR_LOSS = Legend("loss of the generator", "of its game with the discriminator")
+_TRANSLATION_LOSS = Legend("loss of the generators", "of their game, and weighted distances of pixels")
 _TOKEN_LOSS = Legend("cross-entropy", "nats per token", "lower", "ln(vocabulary size)")
 _RECURRENT_LOSS = Legend(
     "loss", "nats per token, label or time step; forecasts: pinball; sums: squared error", "lower"
@@ -287,7 +289,12 @@ OF_SYSTEMS = {
     **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "trpo", "ppo")},
     ("trpo", "kl"): Legend("divergence of the new policy from the old", "nats per step"),
     **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg", "td3", "sac", "mbpo")},
-    **{(system, "loss"): _GENERATOR_LOSS for system in ("gan", "cgan", "dcgan")},
+    **{(system, "loss"): _GENERATOR_LOSS for system in GANS},
+    **{(system, "loss"): _TRANSLATION_LOSS for system in ("cyclegan", "pix2pix")},
+    ("vqvae", "loss"): Legend(
+        "objective", "relative squared error and commitment; of the prior, nats per symbol", "lower"
+    ),
+    ("vqvae", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
     **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
     ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
     **{(system, "loss"): _RECURRENT_LOSS for system in ("rnn", "lstm", "gru")},

@@ -110,10 +110,11 @@ class VectorQuantizer(nn.Module):
         average = self.counts.mean()
         # after the averages, which otherwise would move them back at once
         unused = self.counts < self.revive_below * average
-        self.codebook[unused] = candidates[unused].to(self.codebook.dtype)
-        self.counts[unused] = average
+        moved = torch.where(unused[:, None], candidates.to(self.codebook.dtype), self.codebook)
+        self.codebook.copy_(moved)
+        self.counts.copy_(torch.where(unused, average, self.counts))
         if self.decay is not None:
-            self.sums[unused] = self.codebook[unused] * average
+            self.sums.copy_(torch.where(unused[:, None], self.codebook * average, self.sums))
 
 
 def code_sums(
@@ -121,7 +122,8 @@ def code_sums(
 ) -> tuple[Float[Tensor, " codes"], Float[Tensor, "codes dim"]]:
     """How many vectors chose each entry, and the sums of these."""
     rows, index = z.detach().movedim(1, -1).flatten(0, 2), codes.flatten()
-    chosen = torch.bincount(index, minlength=num_codes).to(rows.dtype)
+    # not bincount, which would wait for a GPU
+    chosen = rows.new_zeros(num_codes).index_add_(0, index, torch.ones_like(rows[:, 0]))
     return chosen, rows.new_zeros(num_codes, rows.shape[1]).index_add_(0, index, rows)
 
 

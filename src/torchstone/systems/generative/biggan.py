@@ -76,6 +76,7 @@ from torchstone.systems.generative.cgan import Labels, class_weights
 from torchstone.systems.generative.gan import discriminator_loss
 from torchstone.tasks.gan import inference
 from torchstone.tasks.gan.train import train_gan
+from torchstone.tasks.inference import class_index
 
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 
@@ -615,10 +616,10 @@ def sample(
     if is_path:
         if label is not None or from_label is None or to_label is None:
             raise BadInput("a path between classes takes from_label and to_label, and no label")
-        ends = [inference.label_index(each, metadata) for each in (from_label, to_label)]
+        ends = [class_index(each, metadata["classes"]) for each in (from_label, to_label)]
         labels, columns = class_path(ends, model.num_classes).repeat(count, 1), PATH_COLUMNS
     elif label is not None:
-        labels, columns = torch.full((count,), inference.label_index(label, metadata)), None
+        labels, columns = torch.full((count,), class_index(label, metadata["classes"])), None
     z = latents(count, model.latent_dim, truncation, torch.Generator().manual_seed(seed))
     z = z.repeat_interleave(len(labels) // count, 0)
     options: Any = {} if truncation is None else {"truncation": truncation}

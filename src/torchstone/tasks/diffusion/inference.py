@@ -17,7 +17,7 @@ from torchstone.data.vision.captioned import Captioned, load_captioned, token_id
 from torchstone.data.vision.dataset import ImageDataset, load_images
 from torchstone.data.vision.preprocess import preprocess
 from torchstone.engine.console import notify
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.errors import BadInput
 from torchstone.hub.inception import load_inception
 from torchstone.metrics import memorization
 from torchstone.metrics.classifier_features import ClassifierFeatures, FeatureClassifier, sample_metrics
@@ -36,6 +36,7 @@ from torchstone.tasks.diffusion.sampler import (
     sample_images,
 )
 from torchstone.tasks.evaluate_samples import evaluate_samples
+from torchstone.tasks.inference import class_index
 from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -202,17 +203,6 @@ def make_context(
             raise BadInput("this network knows no labels" + ": use --prompt" * has_text)
         return torch.full((count,), class_index(label, classes))
     return torch.arange(count) % len(classes) if classes else None
-
-
-def class_index(label: str | int, classes: list[str]) -> int:
-    """The index of a class by its name.
-
-    Raises:
-        BadInput: there is none of that name.
-    """
-    if str(label) not in classes:
-        raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), classes)}")
-    return classes.index(str(label))
 
 
 # ----------------------------------------------------------------------------------------- metrics

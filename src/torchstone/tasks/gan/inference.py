@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_images
 from torchstone.engine.console import track
-from torchstone.errors import BadInput, NotFinite, did_you_mean
+from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_image_grid, to_uint8
 from torchstone.tasks.evaluate_samples import Pixels, evaluate_samples
+from torchstone.tasks.inference import class_index
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 CHUNK_SIZE = 250  # images generated at a time
@@ -125,23 +126,13 @@ def sample(
     if label is not None:
         if labels is None:
             raise BadInput(f"a {metadata['variant']} takes no label: train cgan for that")
-        labels, columns = torch.full((num_samples,), label_index(label, metadata)), None
+        labels, columns = torch.full((num_samples,), class_index(label, metadata["classes"])), None
     images = sample_images(
         model, num_samples, metadata["picture"], labels=labels, seed=seed, show_progress=True
     )
     if out is None:
         return list(images)
     return [str(save_image_grid(images, out, columns=columns))]
-
-
-def label_index(label: str | int, metadata: dict[str, Any]) -> int:
-    """
-    Raises:
-        BadInput: no such class.
-    """
-    if str(label) not in metadata["classes"]:
-        raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
-    return metadata["classes"].index(str(label))
 
 
 def evaluate(

@@ -14,11 +14,12 @@ from torch import Tensor
 from torchstone.data.vision.dataset import normalize
 from torchstone.data.vision.preprocess import load_upright, preprocess
 from torchstone.engine.console import track
-from torchstone.errors import BadInput, NotFinite, did_you_mean
+from torchstone.errors import BadInput, NotFinite
+from torchstone.parts.gan.truncated_normal import check_truncation
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import MIN_SIDE, save_image_grid, to_uint8
 from torchstone.tasks.gan.inference import cycle_labels, grid_columns
-from torchstone.tasks.inference import list_files
+from torchstone.tasks.inference import class_index, list_files
 
 CHUNK_PIXELS = 2**18  # of the images that are generated at a time
 NUM_SAMPLES = {64: 64, 256: 16}  # by default, up to sides of so many pixels; 4 of larger ones
@@ -59,8 +60,7 @@ def sample(
         BadInput: a number out of range, an unknown label, layers that there are not.
         NotFinite: an image has a number that is NaN or infinite.
     """
-    if not 0 <= truncation <= 1:
-        raise BadInput(f"truncation is 0 (the mean image) to 1 (none), not {truncation}")
+    check_truncation(truncation)
     is_film = out is not None and str(out).lower().endswith(".gif")
     if is_film and mix_styles is not None:
         raise BadInput("mixed styles are a sheet: give --out FILE.png")
@@ -106,9 +106,7 @@ def draw_styles(
     if label is not None:
         if labels is None:
             raise BadInput(f"a {metadata['variant']} takes no label: it was trained without classes")
-        if str(label) not in metadata["classes"]:
-            raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
-        labels = torch.full((count,), metadata["classes"].index(str(label)))
+        labels = torch.full((count,), class_index(label, metadata["classes"]))
     with eval_mode(model):
         return model.styles(z.to(device), None if labels is None else labels.to(device), truncation)
 

@@ -18,7 +18,7 @@ from torchstone.data.vision.preprocess import preprocess
 from torchstone.engine import parallel
 from torchstone.engine.console import track
 from torchstone.engine.run import Examples, Run
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.errors import BadInput
 from torchstone.metrics.classifier_features import save_nearest_sheet
 from torchstone.parts.indices import spread_over_classes
 from torchstone.parts.metrics.fidelity_diversity import frechet_distance
@@ -32,9 +32,9 @@ from torchstone.plots.sample_grid import (
     to_uint8,
 )
 from torchstone.tasks.anomaly import check_finite, classify_score, score_quantiles
-from torchstone.tasks.evaluate_samples import NUM_PAIRS, evaluate_samples
+from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, NUM_PAIRS, evaluate_samples
 from torchstone.tasks.gan.inference import cycle_labels, grid_columns
-from torchstone.tasks.inference import list_files
+from torchstone.tasks.inference import class_index, list_files
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_load_classifier
 from torchstone.tasks.vision.stream import image_batches
@@ -177,17 +177,17 @@ def train_prior(setup: Setup, loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
     picture = symmetric_range(data.metadata)
     parameters = train_only(model, prior=True)
 
-    def objective(net: Any, batch: CodebookBatch) -> Tensor:
+    def objective(net: Any, batch: tuple[Images, Labels]) -> Tensor:
+        images, labels = batch
         with torch.no_grad():
-            codes = model.encode(batch.images)
-        return loss(net(codes, batch.labels if model.num_classes else None), codes)
+            codes = model.encode(images)
+        return loss(net(codes, labels if model.num_classes else None), codes)
 
     optim = dataclasses.replace(recipe.optim, lr=recipe.prior_lr, ema_decay=recipe.prior_ema_decay)
     update, state, eval_model = gradient_update(
         model, optim, objective, steps=recipe.prior_steps, parameters=parameters, forward_module=model.prior
     )
-    batches = image_batches(recipe, data.train, picture)
-    stream = state["stream"] = CodebookBatches(batches, model.num_codes)
+    stream = state["stream"] = image_batches(recipe, data.train, picture)
 
     def evaluate() -> dict[str, float]:
         log_prob = code_log_prob(eval_model, all_images(data.val), picture)
@@ -373,9 +373,7 @@ def sample(
     if label is not None:
         if labels is None:
             raise BadInput("this prior knows no classes: train it on data that have some")
-        if str(label) not in metadata["classes"]:
-            raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
-        labels, columns = torch.full((num_samples,), metadata["classes"].index(str(label))), None
+        labels, columns = torch.full((num_samples,), class_index(label, metadata["classes"])), None
     images = sample_images(
         model,
         num_samples,
@@ -412,7 +410,7 @@ def evaluate(
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     metrics: dict[str, Any] = evaluate_split(model, splits, picture)
-    count = metadata["eval_samples"] or (500 if inception else 0)
+    count = metadata["eval_samples"] or (DEFAULT_SAMPLES if inception else 0)
     if count:
         labels = cycle_labels(model, count)
         sampler = partial(sample_images, model, count, picture, labels=labels, show_progress=True)

@@ -50,9 +50,11 @@ def count_missing(labels: Int64[Tensor, " count"], num_classes: int, per_class: 
     """How many images each class lacks of `per_class`.
 
     Raises:
-        BadInput: none lacks any.
+        BadInput: none lacks any, or a class has none at all.
     """
     counts = torch.bincount(labels.cpu(), minlength=num_classes)
+    if not counts.all():
+        raise BadInput(f"class {int(counts.argmin())} of {num_classes} has no training image to balance")
     missing = (per_class - counts).clamp(min=0).tolist()
     if not any(missing):
         raise BadInput(
