@@ -25,7 +25,15 @@ from torchstone.runs.load import (
     load_weights_file,
 )
 from torchstone.runs.lock import locked, locked_free
-from torchstone.runs.recipes import check, checked_intervals, read_recipe, read_recipe_file, recipe_of, today
+from torchstone.runs.recipes import (
+    check,
+    checked_intervals,
+    optimizer_fields,
+    read_recipe,
+    read_recipe_file,
+    recipe_of,
+    today,
+)
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
 
@@ -159,7 +167,7 @@ def train(
         if name is not None:
             raise BadInput(f"a recipe file names its system: leave out {name!r}, or leave out the file")
         entry, recipe_name, recipe, saved = read_recipe_file(Path(config))
-        recipe = replace_fields(recipe, today(entry, recipe, fields))
+        recipe = replace_fields(recipe, optimizer_fields(recipe, today(entry, recipe, fields)))
         check(recipe, entry)
     elif name is None:
         raise BadInput("train what? Give a system, or config, the recipe.json of a run")

@@ -39,9 +39,9 @@ def representatives(name):
     return [first, last, *(first | {k: last[k]} for k in space if len(space[k]) > 1)]
 
 
-def gaps(name, combinations):
+def gaps(name, combinations, steps=100):
     ours, theirs, _ = SPACES[name]
-    found = [gap(partial(ours, lr=0.01, **c), partial(theirs, lr=0.01, foreach=False, **c)) for c in combinations]
+    found = [gap(partial(ours, lr=0.01, **c), partial(theirs, lr=0.01, foreach=False, **c), steps=steps) for c in combinations]
     print(f"{name}: {len(found)} combinations, at most {max(found):.1e}")
     return found
 
@@ -54,7 +54,7 @@ def test_equals_torch_over_100_steps_float64(name):
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", SPACES)
 def test_equals_torch_with_every_combination(name):
-    assert max(gaps(name, cases(name))) <= 1e-12
+    assert max(gaps(name, cases(name), steps=50)) <= 1e-12
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -75,7 +75,8 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
         flat = [p for group in self.param_groups for p in group["params"] if p.ndim < 2]
         if flat:
-            raise ValueError(f"Muon is for matrices and filters, not for a weight of shape {tuple(flat[0].shape)}")
+            shape = tuple(flat[0].shape)
+            raise ValueError(f"Muon is for matrices and filters, not for a weight of shape {shape}")
 
     @torch.no_grad()
     def step(self, closure=None):
