@@ -48,6 +48,7 @@ __all__ = [
     "evaluate",
     "export",
     "export_hf",
+    "find_lr",
     "list_data",
     "list_systems",
     "load",
@@ -215,6 +216,38 @@ def train(
         )
         run.predict = partial(predict, folder)
         return run
+
+
+def find_lr(name: str, *, out: str | Path | None = None, **fields: Any) -> dict[str, Any]:
+    """Train `SYSTEM[/RECIPE]` while its learning rate grows, see where the loss falls fastest, and train
+    nothing else: `lr`, the `rates`, `losses` and `smoothed` losses of the curve, and `picture`, its file.
+
+    Args:
+        out: a folder for the picture and the curve (`lr_finder.png`, `lr_finder.json`); without it
+            `runs/SYSTEM-RECIPE-lr`, numbered if there is one.
+        fields: fields of the recipe, such as `batch_size=64`.
+
+    Raises:
+        BadInput: something asked for is wrong, or the system has no single optimizer; nothing is written then.
+    """
+    from torchstone.engine.lr_finder import find_lr as curve_of
+    from torchstone.plots.lr_finder import draw_lr_curve
+    from torchstone.runs.folder import write_json
+
+    entry, recipe_name, recipe = recipe_of(name, fields)
+    if not hasattr(recipe, "optim"):
+        raise BadInput(f"{entry.name} has no optimizer whose learning rate could be looked for")
+    if out is not None:
+        refuse_occupied(Path(out), False)
+    curve = curve_of(next(iter(entry.module().build(recipe))))
+    default = Path("runs") / f"{entry.name}-{recipe_name}-lr"
+    with locked_free(default) if out is None else locked(Path(out)) as folder:
+        picture = folder / "lr_finder.png"
+        draw_lr_curve(curve, recipe.optim.lr, f"{entry.name}/{recipe_name}, {recipe.optim.optimizer}", picture)
+        found = {"lr": curve.suggestion, "recipe_lr": recipe.optim.lr, **curve._asdict()}
+        del found["suggestion"]
+        write_json(folder / "lr_finder.json", found)
+    return {**found, "picture": picture}
 
 
 def resume(

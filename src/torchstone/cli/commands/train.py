@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "accuracy, loss or return)",
     )
     parser.add_argument(
+        "--find-lr",
+        action="store_true",
+        help="look for a learning rate instead of training: its curve, and what it suggests",
+    )
+    parser.add_argument(
         "--skip-bad", action="store_true", help="train without the files that cannot be used, and list them"
     )
     parser.add_argument("--log-every", metavar="N", type=positive, help="steps between rows of metrics")
@@ -107,6 +112,8 @@ def train(generic: Parser, words: list[str]) -> int:
         from torchstone.files import SKIP
 
         fields["data"] = SKIP + str(fields.get("data", recipe.data)).removeprefix(SKIP)
+    if args.find_lr:
+        return print_lr(args, entry.name, name, fields)
     intervals = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
     intervals = {each: number for each, number in intervals.items() if number is not None}
     run = train_system(
@@ -121,6 +128,25 @@ def train(generic: Parser, words: list[str]) -> int:
         **({"epochs": args.epochs} | fields if "epochs" in args else fields),
     )
     print_summary(run)
+    return 0
+
+
+def print_lr(args: argparse.Namespace, system: str, recipe_name: str, fields: dict[str, Any]) -> int:
+    """Look for the learning rate, and say how to train with it.
+
+    Raises:
+        BadInput: options of a training beside it.
+    """
+    from torchstone.api import find_lr
+
+    trainings = ("config", "overwrite", "seeds", "folds", "epochs", "patience", "best_metric")
+    if given := [name for name in trainings if getattr(args, name, None)]:
+        raise BadInput(f"--find-lr does not train: leave out --{given[0].replace('_', '-')}")
+    found = find_lr(args.system, out=args.out, **fields)
+    print(f"{'suggested lr':<16} {found['lr']:.2g}, where the loss falls fastest")
+    print(f"{'the recipe has':<16} {found['recipe_lr']:.2g}")
+    print(f"{'picture':<16} {found['picture']}")
+    print(f"{'use it':<16} torchstone train {system}/{recipe_name} --lr {found['lr']:.2g} …")
     return 0
 
 
