@@ -34,7 +34,7 @@ from torchstone.runs.recipes import (
     recipe_of,
     today,
 )
-from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
+from torchstone.runs.seeds import create_fold_folder, create_seed_folder, holds_several, resume_seeds, runs_of
 from torchstone.systems import System
 
 if TYPE_CHECKING:  # they import torch
@@ -104,6 +104,7 @@ def train(
     best_metric: str | None = ...,
     quiet: bool = ...,
     seeds: None = ...,
+    folds: None = ...,
     **fields: Any,
 ) -> "torchstone.engine.run.Run": ...
 
@@ -121,6 +122,25 @@ def train(
     best_metric: str | None = ...,
     quiet: bool = ...,
     seeds: int,
+    folds: None = ...,
+    **fields: Any,
+) -> dict[str, Any]: ...
+
+
+@overload
+def train(
+    name: str | None = None,
+    *,
+    config: str | Path | None = ...,
+    out: str | Path | None = ...,
+    overwrite: bool = ...,
+    epochs: float | None = ...,
+    intervals: Mapping[str, Any] | None = ...,
+    patience: int | None = ...,
+    best_metric: str | None = ...,
+    quiet: bool = ...,
+    seeds: None = ...,
+    folds: int,
     **fields: Any,
 ) -> dict[str, Any]: ...
 
@@ -137,10 +157,12 @@ def train(
     best_metric: str | None = None,
     quiet: bool = False,
     seeds: int | None = None,
+    folds: int | None = None,
     **fields: Any,
 ) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Train `SYSTEM[/RECIPE]` and return its (last) `Run`, with `results` and `folder` filled in; with
-    `seeds` that many runs, one after another, and the record of them all (`runs/seeds.py`) instead.
+    `seeds` that many runs, one after another, and the record of them all (`runs/seeds.py`) instead; with
+    `folds` one run for each fold of cross-validation, likewise.
 
     Args:
         config: a run's `recipe.json`, in place of the name: its fields and intervals, so that the run is had
@@ -177,7 +199,9 @@ def train(
     stopping = {"patience": patience, "best_metric": best_metric}
     given = {name: value for name, value in stopping.items() if value is not None}
     intervals = checked_intervals({**saved.get("intervals", {}), **(intervals or {}), **given})
-    seeds = _positive("seeds", seeds)
+    seeds, folds = _positive("seeds", seeds), _positive("folds", folds)
+    if folds == 1 or (folds and seeds):
+        raise BadInput("cross-validation has at least two folds" if folds == 1 else "give folds or seeds")
     from torchstone.engine import parallel
     from torchstone.engine.console import notify
     from torchstone.engine.device import select_device
@@ -195,7 +219,7 @@ def train(
         parallel.barrier()  # all have looked before the first one writes
         folder = Path()
         if parallel.rank() == 0:
-            several = "" if seeds is None else f"-{seeds}-seeds"
+            several = f"-{folds}-folds" if folds else "" if seeds is None else f"-{seeds}-seeds"
             default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
             folder = stack.enter_context(locked_free(default) if out is None else locked(Path(out)))
         folder = parallel.gather(folder)[0]
@@ -205,6 +229,11 @@ def train(
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
             create_seed_folder(folder, entry, recipe_name, recipe, intervals, seeds)
+            return resume_seeds(folder, quiet=quiet)
+        if folds is not None:
+            if parallel.world_size() > 1:
+                raise BadInput("several folds are trained by one process each: leave torchrun out")
+            create_fold_folder(folder, entry, recipe_name, recipe, intervals, folds)
             return resume_seeds(folder, quiet=quiet)
         if saved.get("changes"):
             notify(
@@ -228,7 +257,7 @@ def find_lr(name: str, *, out: str | Path | None = None, **fields: Any) -> dict[
         fields: fields of the recipe, such as `batch_size=64`.
 
     Raises:
-        BadInput: something asked for is wrong, or the system has no single optimizer; nothing is written then.
+        BadInput: something asked for is wrong, or the system has not one optimizer; nothing is written then.
     """
     from torchstone.engine.lr_finder import find_lr as curve_of
     from torchstone.plots.lr_finder import draw_lr_curve
@@ -243,7 +272,8 @@ def find_lr(name: str, *, out: str | Path | None = None, **fields: Any) -> dict[
     default = Path("runs") / f"{entry.name}-{recipe_name}-lr"
     with locked_free(default) if out is None else locked(Path(out)) as folder:
         picture = folder / "lr_finder.png"
-        draw_lr_curve(curve, recipe.optim.lr, f"{entry.name}/{recipe_name}, {recipe.optim.optimizer}", picture)
+        title = f"{entry.name}/{recipe_name}, {recipe.optim.optimizer}"
+        draw_lr_curve(curve, recipe.optim.lr, title, picture)
         found = {"lr": curve.suggestion, "recipe_lr": recipe.optim.lr, **curve._asdict()}
         del found["suggestion"]
         write_json(folder / "lr_finder.json", found)
@@ -272,7 +302,7 @@ def resume(
     """
     folder, steps = _path(path), _positive("steps", steps)
     data, device = checked("data", str | None, data), checked("device", str | None, device)
-    if seeds_of(folder):
+    if holds_several(folder):
         if data is not None or steps is not None:
             raise BadInput(f"{folder} holds several runs: resume one of them with other data or more steps")
         with locked(folder):

@@ -96,7 +96,7 @@ def test_command_prints_and_draws(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("gan/smoke",), "has 2 optimizers that work against each other"),
+        (("gan/smoke",), "has 2 that work against each other"),
         (("perceptron/smoke",), "no optimizer whose learning rate"),
         (("lenet5/smoke", "--patience", "3"), "--find-lr does not train: leave out --patience"),
     ],

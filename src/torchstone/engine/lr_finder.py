@@ -1,8 +1,8 @@
 """The learning-rate range test: train while the rate grows, and see where the loss falls fastest.
 
 Smith 2015, arXiv:1506.01186, section 3.3. The rate grows by the same factor at each update. The loss is
-smoothed as Adam's first moment is, ℓ̄ ← 0.9·ℓ̄ + 0.1·ℓ, divided by 1 − 0.9ᵗ; the test ends where it is four times
-its best, or not finite. Suggested is the rate at which ℓ̄ falls most per decade.
+smoothed as Adam's first moment is, ℓ̄ ← 0.9·ℓ̄ + 0.1·ℓ, divided by 1 − 0.9ᵗ; the test ends where it is four
+times its best, or not finite. Suggested is the rate at which ℓ̄ falls most per decade.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ def find_lr(run: Run, *, low: float = LOW, high: float = HIGH, updates: int = UP
     """
     steps = [item for item in run.state.values() if isinstance(item, GradientUpdate)]
     if len(steps) != 1:
-        what = f"has {len(steps)} optimizers that work against each other" if steps else "has none to be set"
-        raise BadInput(f"the learning-rate finder is for runs of one optimizer, and this one {what}: give --lr")
+        what = f"has {len(steps)} that work against each other" if steps else "has none to be set"
+        raise BadInput(f"the learning-rate finder is for one optimizer, and this run {what}: give --lr")
     optimizer = steps[0].optimizer
     rates, losses, smoothed, mean = [], [], [], 0.0
     with untouched(run):
@@ -55,7 +55,7 @@ def find_lr(run: Run, *, low: float = LOW, high: float = HIGH, updates: int = UP
             except NotFinite:
                 break
             if "loss" not in metrics:
-                raise BadInput("the learning-rate finder needs a loss, which this run does not report: give --lr")
+                raise BadInput("the learning-rate finder needs a loss, and this run reports none: give --lr")
             loss = float(metrics["loss"])
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
             unbiased = mean / (1 - SMOOTHING ** (number + 1))

@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="N", type=positive, help="train N times with seeds from --seed on, one record"
     )
+    parser.add_argument(
+        "--folds", metavar="K", type=positive, help="cross-validation: train on each of K folds, one record"
+    )
     parser.add_argument("--epochs", metavar="X", type=float, help="passes over the data, instead of --steps")
     parser.add_argument(
         "--patience", metavar="N", type=positive, help="stop early: evaluations without a better one"
@@ -123,6 +126,7 @@ def train(generic: Parser, words: list[str]) -> int:
         overwrite=args.overwrite,
         intervals=intervals,
         seeds=args.seeds,
+        folds=args.folds,
         patience=args.patience,
         best_metric=args.best_metric,
         **({"epochs": args.epochs} | fields if "epochs" in args else fields),
