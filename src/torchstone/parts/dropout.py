@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` as its equation (Srivastava et al. 2014, JMLR 15:1929): y = b·x/(1 − p), b ~ Bernoulli(1 − p)
-    for each unit, so that E[y] = x, and Var[y] = x²·p/(1 − p); in evaluation y = x. The paper scales in
-    evaluation instead. Networks here use torch's.
+    """`nn.Dropout` as its equation (Srivastava et al. 2014, JMLR 15:1929): y = b·x/(1 − p) with a
+    b ~ Bernoulli(1 − p) for each unit, so that E[y] = x, and Var[y] = x²·p/(1 − p); in evaluation y = x. The
+    paper scales in evaluation instead. Networks here use torch's.
     """
 
     def __init__(self, p: float = 0.5):
@@ -27,8 +27,8 @@ class Dropout(nn.Module):
 
 
 class DropBlock(nn.Module):
-    """DropBlock (Ghiasi, Lin and Le 2018, arXiv:1810.12890, algorithm 1): squares of `block` × `block` of each
-    channel are set to 0, and the rest is scaled to the mean that it had.
+    """DropBlock (Ghiasi, Lin and Le 2018, arXiv:1810.12890, algorithm 1): squares of `block` × `block` of
+    each channel are set to 0, and the rest is scaled to the mean that it had.
 
     A block begins at each place where it lies inside the map, with the probability
     γ = p/block² · h·w/((h − block + 1)(w − block + 1)), equation 1, so that about the share p is dropped.

@@ -8,8 +8,9 @@
     group      a group of channels and space    Wu and He 2018, arXiv:1803.08494, equation 7
     instance   space, for example and channel   Ulyanov et al. 2016, arXiv:1607.08022, equation 3
 
-σ² is the biased variance in all of them. Batch normalization evaluates with running statistics, whose variance
-is the unbiased one. Networks here use torch's modules, whose parameters and buffers these have by name.
+σ² is the biased variance in all of them. Batch normalization evaluates with running statistics, whose
+variance is the unbiased one. Networks here use torch's modules, whose parameters and buffers these have by
+name.
 """
 
 import math

@@ -65,7 +65,7 @@ def classify(
 ) -> Run:
     """A Run that trains `model` to classify the images of `data`.
 
-    Special recipe fields: `augment`, and to start from other weights, `weights` and `freeze`. Metrics are
+    Special recipe fields: `augment`, `label_smoothing` (of the training loss alone), and to start from other weights, `weights` and `freeze`. Metrics are
     `loss` and `accuracy` (0 to 1). The test split is evaluated once, at the end.
 
     Args:
@@ -86,6 +86,7 @@ def classify(
         model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
     state: dict[str, Any] = {"model": model}
     eval_model = model
+    smoothing = getattr(recipe, "label_smoothing", 0.0)
     if update is None:
 
         def objective(net, batch):
@@ -94,6 +95,8 @@ def classify(
             logits = output[0] if isinstance(output, tuple) else output
             hard_labels = labels if labels.ndim == 1 else labels.argmax(1)
             accuracy = (logits.detach().argmax(1) == hard_labels).float().mean()
+            if smoothing:
+                labels = smooth_labels(labels, logits.shape[1], smoothing)
             return {"loss": loss(output, labels), "accuracy": accuracy}
 
         update, state, eval_model = gradient_update(
@@ -141,6 +144,13 @@ def classify(
             "data": data.description,
         },
     )
+
+
+def smooth_labels(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """(1 − ε)·y + ε/K for K classes (Szegedy et al. 2015, arXiv:1512.00567, section 7): probabilities, (batch,
+    classes), of labels or of probabilities such as those of mixup."""
+    probabilities = F.one_hot(labels, classes).float() if labels.ndim == 1 else labels
+    return (1 - smoothing) * probabilities + smoothing / classes
 
 
 @torch.no_grad()
