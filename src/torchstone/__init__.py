@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # at run time `__getattr__` looks them up
     from torchstone.api import (
         compare,
         create,
+        diagnose,
         evaluate,
         export,
         find_lr,
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "compare",
     "create",
+    "diagnose",
     "evaluate",
     "export",
     "find_lr",

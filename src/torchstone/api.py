@@ -45,6 +45,7 @@ __all__ = [
     "augment",
     "compare",
     "create",
+    "diagnose",
     "evaluate",
     "export",
     "export_hf",
@@ -764,6 +765,21 @@ def compare(
         _writable(Path(out), (".png", ".pdf", ".svg", ".jpg"), "compare")
     folders = [run for path in several for run in runs_of(_path(path))]
     return draw(folders, None if out is None else Path(out))
+
+
+def diagnose(path: str | Path, *, out: str | Path | None = None, batches: int = 16) -> dict[str, Any]:
+    """Draw what a run's network looks like in training: the loss around its last weights, activations and
+    gradients by layer, and the noise scale of the gradient, in rows of a batch (`interpret/
+    training_diagnostics.py`). Returns `loss`, `noise_scale` (None where the batches cannot tell), `batch` and
+    the `pictures`.
+
+    Raises:
+        BadInput: no run, none with one network and one optimizer, or its data have changed since.
+    """
+    from torchstone.runs.diagnose import diagnose as diagnose_run
+
+    out = checked("out", str | None, out)
+    return diagnose_run(_path(path), None if out is None else Path(out), batches=batches)
 
 
 def verify(name: str | None = None) -> "list[torchstone.verify.Check]":

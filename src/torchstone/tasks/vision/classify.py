@@ -65,8 +65,9 @@ def classify(
 ) -> Run:
     """A Run that trains `model` to classify the images of `data`.
 
-    Special recipe fields: `augment`, `label_smoothing` (of the training loss alone), and to start from other weights, `weights` and `freeze`. Metrics are
-    `loss` and `accuracy` (0 to 1). The test split is evaluated once, at the end.
+    Special recipe fields: `augment`, `label_smoothing` (of the training loss alone), and to start from other
+    weights, `weights` and `freeze`. Metrics are `loss` and `accuracy` (0 to 1). The test split is evaluated
+    once, at the end.
 
     Args:
         model_config: the arguments that `model` was built with; saved with the weights, to rebuild it.
@@ -147,8 +148,8 @@ def classify(
 
 
 def smooth_labels(labels: Tensor, classes: int, smoothing: float) -> Tensor:
-    """(1 − ε)·y + ε/K for K classes (Szegedy et al. 2015, arXiv:1512.00567, section 7): probabilities, (batch,
-    classes), of labels or of probabilities such as those of mixup."""
+    """(1 − ε)·y + ε/K for K classes (Szegedy et al. 2015, arXiv:1512.00567, section 7): probabilities,
+    (batch, classes), of labels or of probabilities such as those of mixup."""
     probabilities = F.one_hot(labels, classes).float() if labels.ndim == 1 else labels
     return (1 - smoothing) * probabilities + smoothing / classes
 
