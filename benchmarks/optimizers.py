@@ -1,10 +1,9 @@
 """The written optimizers beside torch's fused ones, over ResNet-20's 59 tensors of 269,722 weights.
 
 Two forms of ours: over each tensor (as `--optimizer-implementation reference` has it), and over one vector
-(`parts/optim/flat.py`, with the gathering of gradients in the time).
-Steps in turn, CPU time of one thread, median of the ratios over pairs. Muon
-stands beside torch's, which is not fused, over the network's filters as matrices; Lion, which torch has
-not, beside fused AdamW.
+(`parts/optim/flat.py`, with the gathering of gradients in the time). Steps in turn, CPU time of one thread,
+median of the ratios over pairs. RMSprop's and Muon's of torch are not fused, Muon's are the network's filters
+as matrices; Lion, which torch has not, stands beside fused AdamW.
 
     python benchmarks/optimizers.py
 """
@@ -25,10 +24,11 @@ from torchstone.parts.optim.rmsprop import RMSprop
 from torchstone.parts.optim.sgd import SGD
 from torchstone.systems.convolutional.resnet import VARIANTS
 
-STEPS, PAIRS = 60, 15
+STEPS, PAIRS = 40, 15
 DECAY = {"weight_decay": 1e-4}
 CASES = {
     "sgd, momentum": (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, **DECAY}, {"fused": True}),
+    "sgd, no decay": (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, {"fused": True}),
     "sgd, nesterov": (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, **DECAY}, {"fused": True}),
     "adagrad": (Adagrad, torch.optim.Adagrad, {"lr": 0.01, **DECAY}, {"fused": True}),
     "rmsprop": (RMSprop, torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.9, **DECAY}, {}),

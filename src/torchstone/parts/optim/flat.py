@@ -21,11 +21,12 @@ def flat_optimizer(
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
     for p, weights in zip(parameters, vector.data.split(sizes), strict=True):
         p.data = weights.view(p.shape)
+    vector.grad = gradient = torch.zeros_like(vector)
     optimizer = make_optimizer([vector], **options)
 
     def gather(*_: Any) -> None:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        vector.grad = torch.cat([g.flatten() for g in gradients])
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        torch.cat([part.flatten() for part in parts], out=gradient)
 
     optimizer.register_step_pre_hook(gather)
     return optimizer

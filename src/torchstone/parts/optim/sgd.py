@@ -43,8 +43,13 @@ class SGD(torch.optim.Optimizer):
                 b = state.get("momentum_buffer")
                 if b is None:
                     b = state["momentum_buffer"] = g.clone()
-                else:
+                elif group["dampening"]:
                     b.mul_(mu).add_(g, alpha=1 - group["dampening"])
-                g = g.add(b, alpha=mu) if group["nesterov"] else b
-            w.add_(g, alpha=-group["lr"])
+                else:
+                    torch.add(g, b, alpha=mu, out=b)  # the same in one pass
+                if group["nesterov"]:
+                    w.add_(g, alpha=-group["lr"])
+                w.add_(b, alpha=-group["lr"] * (mu if group["nesterov"] else 1))
+            else:
+                w.add_(g, alpha=-group["lr"])
         return loss
