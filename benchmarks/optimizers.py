@@ -29,7 +29,12 @@ DECAY = {"weight_decay": 1e-4}
 CASES = {
     "sgd, momentum": (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, **DECAY}, {"fused": True}),
     "sgd, no decay": (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, {"fused": True}),
-    "sgd, nesterov": (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, **DECAY}, {"fused": True}),
+    "sgd, nesterov": (
+        SGD,
+        torch.optim.SGD,
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True, **DECAY},
+        {"fused": True},
+    ),
     "adagrad": (Adagrad, torch.optim.Adagrad, {"lr": 0.01, **DECAY}, {"fused": True}),
     "rmsprop": (RMSprop, torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.9, **DECAY}, {}),
     "adam": (Adam, torch.optim.Adam, {"lr": 1e-3, **DECAY}, {"fused": True}),
@@ -71,7 +76,9 @@ def compare(ours, theirs) -> tuple[float, list[float], float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    print(f"{sum(p.numel() for p in parameters()):,} weights in {len(parameters())} tensors, torch {torch.__version__}")
+    print(
+        f"{sum(p.numel() for p in parameters()):,} weights in {len(parameters())} tensors, torch {torch.__version__}"
+    )
     print(f"{'optimizer':<15} {'form':<9} {'ratio':>6} {'from':>6} {'to':>6} {'ours, µs':>9}")
     for name, (ours, theirs, options, fused) in CASES.items():
         reference = partial(theirs, **options, **fused)
@@ -81,11 +88,16 @@ def main() -> None:
         }
         for form, step in forms.items():
             ratio, all_of, cost = compare(step, reference(parameters()).step)
-            print(f"{name:<15} {form:<9} {ratio:6.2f} {all_of[0]:6.2f} {all_of[-1]:6.2f} {cost:9.0f}", flush=True)
+            print(
+                f"{name:<15} {form:<9} {ratio:6.2f} {all_of[0]:6.2f} {all_of[-1]:6.2f} {cost:9.0f}",
+                flush=True,
+            )
     for form, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
         mine = Muon(parameters(matrices=True), lr=0.02, dtype=dtype)
         ratio, all_of, cost = compare(mine.step, torch.optim.Muon(parameters(matrices=True), lr=0.02).step)
-        print(f"{'muon':<15} {form:<9} {ratio:6.2f} {all_of[0]:6.2f} {all_of[-1]:6.2f} {cost:9.0f}", flush=True)
+        print(
+            f"{'muon':<15} {form:<9} {ratio:6.2f} {all_of[0]:6.2f} {all_of[-1]:6.2f} {cost:9.0f}", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -73,9 +73,16 @@ def test_published_validation_is_pooled(tmp_path):
         data = load_images(fold_spec(i, 3, str(tmp_path / "data")), size=8, channels=1)
         shades.append(sorted(data.val.images[:, 0, 0, 0].tolist()))
         assert sorted(data.test.images[:, 0, 0, 0].tolist()) == [200, 201, 210, 211]
-        assert all((shade % 2) == label for shade, label in zip(data.val.images[:, 0, 0, 0].tolist(), data.val.labels.tolist(), strict=True))
+        assert all(
+            (shade % 2) == label
+            for shade, label in zip(
+                data.val.images[:, 0, 0, 0].tolist(), data.val.labels.tolist(), strict=True
+            )
+        )
     print(shades)
-    assert sorted(itertools.chain(*shades)) == sorted([*range(0, 60, 10), *range(1, 61, 10), 100, 101, 110, 111, 120, 121])
+    assert sorted(itertools.chain(*shades)) == sorted(
+        [*range(0, 60, 10), *range(1, 61, 10), 100, 101, 110, 111, 120, 121]
+    )
     assert [len(each) for each in shades] == [6, 6, 6]
 
 

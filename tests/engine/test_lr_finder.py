@@ -31,7 +31,10 @@ def bits(tree):
 
 
 def state_of(run):
-    return bits({name: copy.deepcopy(item.state_dict()) for name, item in run.state.items()} | {"rng": torch.get_rng_state()})
+    return bits(
+        {name: copy.deepcopy(item.state_dict()) for name, item in run.state.items()}
+        | {"rng": torch.get_rng_state()}
+    )
 
 
 CASES = {

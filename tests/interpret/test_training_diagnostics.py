@@ -31,7 +31,10 @@ def classifier():
 
 def batches(count=4, rows=16):
     generator = torch.Generator().manual_seed(3)
-    return [(torch.randn(rows, 6, generator=generator), torch.randint(4, (rows,), generator=generator)) for _ in range(count)]
+    return [
+        (torch.randn(rows, 6, generator=generator), torch.randint(4, (rows,), generator=generator))
+        for _ in range(count)
+    ]
 
 
 def snapshot(run):
@@ -98,7 +101,10 @@ def test_noise_scale_of_known_noise():
     assert found.layers["weight"] == pytest.approx(found.total)
     assert (found.batch, found.batches) == (8, 400)
     nothing = [2.0 * torch.randn(8, 50) for _ in range(3)]
-    assert diagnostics.gradient_noise_scale(run, [n - torch.stack(nothing).mean((0, 1)) for n in nothing]).total is None
+    assert (
+        diagnostics.gradient_noise_scale(run, [n - torch.stack(nothing).mean((0, 1)) for n in nothing]).total
+        is None
+    )
 
 
 def test_evenly_keeps_the_ends():

@@ -52,7 +52,9 @@ def test_equals_torch(name):
 def test_instance_is_group_of_one_channel_and_layer_is_one_group():
     x = torch.randn(2, 4, 5, 3, dtype=torch.float64)
     torch.testing.assert_close(ours.InstanceNorm(4)(x), ours.GroupNorm(4, 4).double()(x), rtol=0, atol=1e-14)
-    torch.testing.assert_close(ours.LayerNorm(4, 5, 3).double()(x), ours.GroupNorm(1, 4).double()(x), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        ours.LayerNorm(4, 5, 3).double()(x), ours.GroupNorm(1, 4).double()(x), rtol=0, atol=1e-14
+    )
 
 
 def test_groups_must_divide():

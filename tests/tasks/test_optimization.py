@@ -138,7 +138,10 @@ def test_every_optimizer_resumes_to_the_bit(name, implementation):
 
 def test_muon_is_for_hidden_matrices():
     """Filters and the hidden matrix; biases, norms and the output layer are AdamW's."""
-    for implementation, kinds in (("torch", {"matrices": 1, "filters": 1, "others": 6}), ("reference", {"matrices": 2, "others": 6})):
+    for implementation, kinds in (
+        ("torch", {"matrices": 1, "filters": 1, "others": 6}),
+        ("reference", {"matrices": 2, "others": 6}),
+    ):
         optim = OptimConfig(optimizer="muon", optimizer_implementation=implementation)
         optimizer = trained(optim, steps=1)[1].state["optimizer"]
         found = {k: sum(len(g["params"]) for g in o.param_groups) for k, o in optimizer.optimizers.items()}
@@ -185,7 +188,9 @@ def test_swa_is_the_mean_of_the_last_weights():
         history.append([p.detach().clone() for p in model.parameters()])
         start = 5 if step >= 5 else step
         means = [torch.stack(each).mean(0) for each in zip(*history[start : step + 1], strict=True)]
-        gap = max(float((a - b).abs().max()) for a, b in zip(parts.eval_model.parameters(), means, strict=True))
+        gap = max(
+            float((a - b).abs().max()) for a, b in zip(parts.eval_model.parameters(), means, strict=True)
+        )
         assert gap <= 1e-14, (step, gap)
     resumed = trained(optim, stop=7, measures_batch_norm=True)[1].eval_model
     assert gap_of(resumed, parts.eval_model) == 0.0
@@ -203,16 +208,22 @@ def test_averages_that_cannot_be_are_refused():
 def test_l1_penalty_noise_and_clipping_are_their_formulas():
     """g + λ·sign(w) of matrices, then elements within ±c, then noise of variance η/(1+t)^0.55."""
     weight, bias = nn.Parameter(torch.tensor([[2.0, -3.0]])), nn.Parameter(torch.tensor([1.0]))
-    optim = OptimConfig(optimizer="sgd", momentum=0.0, lr=1.0, lr_schedule="constant", l1_decay=0.5, max_grad_value=0.6)
+    optim = OptimConfig(
+        optimizer="sgd", momentum=0.0, lr=1.0, lr_schedule="constant", l1_decay=0.5, max_grad_value=0.6
+    )
     module = nn.ParameterList([weight, bias])
-    parts = optimization.gradient_update(module, optim, lambda net, batch: 0.2 * net[0].sum() + 2 * net[1].sum(), steps=2)
+    parts = optimization.gradient_update(
+        module, optim, lambda net, batch: 0.2 * net[0].sum() + 2 * net[1].sum(), steps=2
+    )
     parts.update(torch.zeros(1))
     torch.testing.assert_close(weight.detach(), torch.tensor([[2.0 - 0.6, -3.0 + 0.3]]))
     torch.testing.assert_close(bias.detach(), torch.tensor([1.0 - 0.6]))
 
     weight = nn.Parameter(torch.zeros(200, 200))
     optim = OptimConfig(optimizer="sgd", momentum=0.0, lr=1.0, lr_schedule="constant", grad_noise=0.3)
-    update = optimization.gradient_update(nn.ParameterList([weight]), optim, lambda net, batch: 0.0 * net[0].sum(), steps=9).update
+    update = optimization.gradient_update(
+        nn.ParameterList([weight]), optim, lambda net, batch: 0.0 * net[0].sum(), steps=9
+    ).update
     for t in range(3):
         before = weight.detach().clone()
         update(torch.zeros(1))

@@ -65,9 +65,7 @@ def create_seed_folder(folder: Path, entry: Any, name: str, recipe: Any, interva
     write_json(folder / "recipe.json", saved | {"seeds": seeds})
 
 
-def create_fold_folder(
-    folder: Path, entry: Any, name: str, recipe: Any, intervals: dict, folds: int
-) -> None:
+def create_fold_folder(folder: Path, entry: Any, name: str, recipe: Any, intervals: dict, folds: int) -> None:
     """Make the folder for a recipe's folds.
 
     Raises:

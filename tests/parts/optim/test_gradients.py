@@ -41,7 +41,10 @@ def representatives(name):
 
 def gaps(name, combinations, steps=100):
     ours, theirs, _ = SPACES[name]
-    found = [gap(partial(ours, lr=0.01, **c), partial(theirs, lr=0.01, foreach=False, **c), steps=steps) for c in combinations]
+    found = [
+        gap(partial(ours, lr=0.01, **c), partial(theirs, lr=0.01, foreach=False, **c), steps=steps)
+        for c in combinations
+    ]
     print(f"{name}: {len(found)} combinations, at most {max(found):.1e}")
     return found
 
@@ -63,7 +66,9 @@ def test_equals_torch_over_100_steps_float32(name):
     ours, theirs, _ = SPACES[name]
     fused = {} if name == "rmsprop" else {"fused": True}
     options = cases(name)[-1] | {"maximize": False}
-    worst = gap(partial(ours, lr=0.01, **options), partial(theirs, lr=0.01, **fused, **options), dtype=torch.float32)
+    worst = gap(
+        partial(ours, lr=0.01, **options), partial(theirs, lr=0.01, **fused, **options), dtype=torch.float32
+    )
     print(name, options, worst)
     assert worst <= 1e-6
 

@@ -25,7 +25,9 @@ def test_muon_equals_torch_with_its_cast(dtype, nesterov, scale):
 def test_muon_in_full_precision_is_near_torch_but_not_equal():
     """bfloat16 has 8 bits: in 100 steps it moves the weights elsewhere by more than rounding of float32 does."""
     options = {"lr": 0.02, "weight_decay": 0.0}
-    worst = gap(partial(Muon, **options), partial(torch.optim.Muon, **options), shapes=MATRICES, dtype=torch.float32)
+    worst = gap(
+        partial(Muon, **options), partial(torch.optim.Muon, **options), shapes=MATRICES, dtype=torch.float32
+    )
     print(f"{worst:.1e}")
     assert 1e-4 < worst < 0.1
 

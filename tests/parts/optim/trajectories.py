@@ -11,7 +11,10 @@ SHAPES = ((4, 3), (3,), (2, 3, 2, 2), ())
 
 def weights(shapes=SHAPES, dtype=torch.float64):
     generator = torch.Generator().manual_seed(7)
-    return [nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)) for shape in shapes]
+    return [
+        nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype))
+        for shape in shapes
+    ]
 
 
 def groups(parameters):

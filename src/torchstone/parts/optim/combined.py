@@ -20,7 +20,8 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
     def _share(self) -> None:
         self.param_groups = [group for o in self.optimizers.values() for group in o.param_groups]
-        self.state = ChainMap(*(o.state for o in self.optimizers.values()))
+        states: Any = ChainMap(*(o.state for o in self.optimizers.values()))
+        self.state = states
 
     @torch.no_grad()
     def step(self, closure=None):

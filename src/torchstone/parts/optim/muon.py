@@ -14,6 +14,7 @@ own precision unless `dtype` says otherwise (with `torch.bfloat16` it is torch's
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -69,7 +70,12 @@ class Muon(torch.optim.Optimizer):
         *,
         dtype: torch.dtype | None = None,
     ):
-        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+        options: dict[str, Any] = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+        }
         options |= {"ns_coefficients": ns_coefficients, "eps": eps, "ns_steps": ns_steps}
         super().__init__(params, options | {"adjust_lr_fn": adjust_lr_fn})
         self.dtype = dtype
