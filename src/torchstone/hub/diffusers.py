@@ -202,7 +202,7 @@ def read_process(config: Mapping[str, Any]) -> DiffusionProcess:
     )
 
 
-def choice(config: Mapping[str, Any], name: str, known: Mapping[str, Any], default: Any) -> Any:
+def choice(config: Mapping[str, Any], name: str, known: Mapping[Any, Any], default: Any) -> Any:
     """What we call the value of a setting.
 
     Raises:
@@ -210,7 +210,7 @@ def choice(config: Mapping[str, Any], name: str, known: Mapping[str, Any], defau
     """
     value = config.get(name, default)
     if value not in known:
-        raise BadInput(f"the config sets {name} = {value!r}; implemented are {', '.join(known)}")
+        raise BadInput(f"the config sets {name} = {value!r}; implemented are {', '.join(map(str, known))}")
     return known[value]
 
 

@@ -28,7 +28,7 @@ USED = {theirs for theirs, _ in NUMBERS.values()} | {
     "embedding_proj_norm_type",
     "time_embed_dim",
 }
-NORMS = {None: False, "layer": True}
+NORMS: dict[Any, bool] = {None: False, "layer": True}
 
 RULES = (
     (r"^time_embedding\.linear_1\.", "time.0."),

@@ -17,8 +17,8 @@ from torchstone.references.diffusers import import_diffusers
 
 def random_priors(count: int = 8, seed: int = 2022) -> Iterator[tuple[str, dict[str, Any], Any, tuple]]:
     """(label, config, network, inputs): in float64, and each fourth in float32; in evaluation mode and in
-    training with dropout in turn; texts padded behind or in front. Inputs are x_t, t, the text's embedding, its
-    hidden states and its mask."""
+    training with dropout in turn; texts padded behind or in front. Inputs are x_t, t, the text's embedding,
+    its hidden states and its mask."""
     rng = Random(seed)
     for number in range(count):
         dtype = torch.float32 if number % 4 == 3 else torch.float64
@@ -58,7 +58,9 @@ class TheirPrior(nn.Module):
         super().__init__()
         self.model, self.__name__ = model, type(model).__name__
 
-    def forward(self, x: Tensor, t: Tensor, embedding: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, t: Tensor, embedding: Tensor, text: Tensor, mask: Tensor
+    ) -> tuple[Tensor, ...]:
         model: Any = self.model
         with softmax_in_own_precision():
             predicted = model(x, t, embedding, text, mask).predicted_image_embedding
@@ -80,8 +82,9 @@ class DenormalizedPrior(nn.Module):
 
 def chains(process: DiffusionProcess, p_sample: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[ParityCase]:
     """Every x of ancestral sampling by `UnCLIPScheduler` without clamping, from the same noise, where the
-    network is a function of its own."""
-    schedule = process.noise_schedule()
+    network is a function. Both compute in float64: in float32 their last step multiplies x̂₀ by 0.9995, which
+    is β₀ / (1 − ᾱ₀) where 1 − ᾱ₀ is a rounded difference."""
+    schedule = process.noise_schedule().to_float64()
 
     def predict(x: Tensor, t: int) -> Tensor:
         return (x * (1 + t / 1000)).sin() * 3
@@ -100,6 +103,9 @@ def chains(process: DiffusionProcess, p_sample: Callable[..., tuple[Tensor, Tens
             scheduler = import_diffusers().UnCLIPScheduler(
                 prediction_type="sample", clip_sample=False, num_train_timesteps=process.timesteps
             )
+            scheduler.betas = scheduler.betas.double()
+            scheduler.alphas = 1 - scheduler.betas
+            scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
             scheduler.set_timesteps(steps)
             generator, visited = torch.Generator().manual_seed(steps), []
             times = scheduler.timesteps.tolist()
@@ -109,4 +115,5 @@ def chains(process: DiffusionProcess, p_sample: Callable[..., tuple[Tensor, Tens
                 visited += [x, x0]
             return tuple(visited)
 
-        yield ParityCase(ours, theirs, torch.randn(3, 5, generator=torch.Generator().manual_seed(1)), label=f"{steps} steps")
+        x_T = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        yield ParityCase(ours, theirs, x_T, label=f"{steps} steps")

@@ -196,7 +196,7 @@ ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke
 dalle2: DALL-E 2, 2022. Ramesh, Dhariwal, Nichol, Chu and Chen, arXiv:2204.06125
     variants: dalle2_emoji dalle2_tiny dalle2_prior
-    recipes: openmoji smoke
+    recipes: openmoji text_only smoke
 """,
     "reinforcement": """
 reinforce: REINFORCE, 1992. Williams, Machine Learning 8:229

@@ -1,4 +1,4 @@
-"""Pictures with a caption, a timestep and noise for each: what a prior over embeddings and its decoder train on."""
+"""Pictures, each with a caption, a timestep and noise: what a prior of embeddings and a decoder train on."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -8,8 +8,8 @@ from torch import Tensor
 def slerp(
     a: Float[Tensor, "1 dim"], b: Float[Tensor, "1 dim"], theta: Float[Tensor, " count"]
 ) -> Float[Tensor, "count dim"]:
-    """From a (θ = 0) to b (θ = 1) along the great circle, at a constant angle a step; the length goes from that
-    of a to that of b (Shoemake 1985, "Animating rotation with quaternion curves", section 3.3).
+    """From a (θ = 0) to b (θ = 1) along the great circle, at a constant angle a step; the length goes from
+    that of a to that of b (Shoemake 1985, "Animating rotation with quaternion curves", section 3.3).
 
         sin((1 − θ) ω) / sin ω a + sin(θ ω) / sin ω b,  ω the angle between a and b
 

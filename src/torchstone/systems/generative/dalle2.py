@@ -10,7 +10,7 @@ needs no captions. And since the decoder inverts CLIP's image encoder, a picture
 have a path between them, and a picture can follow the difference of two captions.
 
     z_i, z_t   CLIP's embeddings of image and text, of length 1
-    prior      x₀ = √d z_i;   L = E ‖f(x_t, t, z_t, text) − x₀‖²         it predicts x₀, not ε  (section 2.2, eq. 2)
+    prior      x₀ = √d z_i;   L = E ‖f(x_t, t, z_t, text) − x₀‖²         it predicts x₀, not ε           (2.2)
                f is a causal transformer over: text, z_t, t, x_t, a query; read at the query
                of two samples the one with the larger z · z_t                                  (2.2)
     decoder    e = time(t) + W z_i + V z_t;   cross-attention to [4 tokens out of z_i, text]    (2.1)
@@ -21,16 +21,16 @@ have a path between them, and a picture can follow the difference of two caption
 
 x̂₀ is clamped in the decoder, whose pixels have bounds, and not in the prior, whose embeddings have none.
 
-    dalle2_prior   the prior that is published in this form: 2,048 wide, 20 blocks, for CLIP ViT-L/14; alone
-    dalle2_emoji   32 × 32 in color: `clip_emoji`, a prior 128 wide, a U-Net of `ddpm`;   dalle2_tiny, for tests
+    dalle2_emoji   32 × 32 in color: `clip_emoji`, a prior 128 wide, a U-Net of `ddpm`
+    dalle2_prior   a prior as it is published: 2,048 wide, 20 blocks, for CLIP ViT-L/14; without a decoder
+    dalle2_tiny    for tests
 
-A run has three stages: CLIP (or `--clip RUN`, one that is there), the prior, the decoder. Networks are those of
-`clip` and `ddpm`; the process of both diffusions is in `parts/diffusion/process.py`.
+A run has three stages: CLIP (or `--clip RUN`, one that is there), the prior, the decoder. CLIP and the U-Net
+are those of `clip` and `ddpm`; the process of both diffusions is in `parts/diffusion/process.py`.
 
-What differs from the paper. There are no upsamplers, and no autoregressive prior. The text that prior and
-decoder read are CLIP's hidden states, as in the published reproduction, not those of encoders of their own. The
-decoder predicts v. The embedding of a caption that is dropped is that of the empty text in the prior, and zero
-in the decoder.
+What differs from the paper. There are no upsamplers, and no autoregressive prior. Prior and decoder read
+CLIP's hidden states of the text, as the published reproduction does, not those of encoders of their own. The
+decoder predicts v. A text that is dropped is the empty text, an image embedding that is dropped is zero.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -100,8 +100,9 @@ class Recipe:
     variant: str = "dalle2_emoji"  # network variant
     clip: str | None = None  # run of clip, or a Hugging Face folder of one (default: CLIP is trained first)
     clip_recipe: str = "openmoji"  # recipe of clip that is trained first
-    prior_steps: int = 1500  # number of updates of the prior
-    prior_batch_size: int = 128  # pairs per update of the prior
+    clip_steps: int | None = None  # number of updates of CLIP (default: its recipe's)
+    prior_steps: int = 500  # number of updates of the prior
+    prior_batch_size: int = 64  # pairs per update of the prior
     prior_lr: float = 1e-3  # peak learning rate of the prior
     prior_ema_decay: float = 0.99  # EMA decay of the prior's weights
     prior_augment: str = "affine8-0.15-0.1"  # augmentation of the images that the prior learns to embed
@@ -110,13 +111,15 @@ class Recipe:
     prior_sampling_steps: int = 25  # number of sampling steps of the prior
     prior_guidance_scale: float = 1.0  # guidance scale s of the prior, 1 for no guidance
     prior_samples: int = 2  # embeddings drawn for a text, of which the nearest to it is kept
-    steps: int = 1500  # number of updates of the decoder
+    steps: int = 1300  # number of updates of the decoder
     batch_size: int = 32  # pairs per update of the decoder
     augment: str = "none"  # augmentation of the decoder's images; samples then look augmented too
-    embedding_drop_prob: float = 0.1  # probability of dropping the image embedding from the decoder; 1: no use
+    embedding_drop_prob: float = (
+        0.1  # probability of dropping the image embedding from the decoder; 1: no use
+    )
     text_drop_prob: float = 0.5  # probability of dropping the text from the decoder
     optim: OptimConfig = OptimConfig(
-        lr=2e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
+        lr=2e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99, precision="auto"
     )  # optimizer, schedule, precision of the decoder
     sampling_steps: int = 25  # number of sampling steps of the decoder
     guidance_scale: float = 2.0  # guidance scale s of the decoder, 1 for no guidance
@@ -127,11 +130,14 @@ class Recipe:
 
 RECIPES = {
     "openmoji": Recipe(),
+    # what it is compared with: the same decoder, given the text and never an embedding; it has no prior
+    "text_only": Recipe(embedding_drop_prob=1.0, text_drop_prob=0.1, prior_steps=1),
     # for tests: seconds
     "smoke": Recipe(
         data="shapes",
         variant="dalle2_tiny",
         clip_recipe="smoke",
+        clip_steps=30,
         prior_steps=60,
         prior_batch_size=32,
         prior_lr=3e-3,
@@ -140,7 +146,7 @@ RECIPES = {
         prior_dropout=0.0,
         prior_sampling_steps=5,
         steps=60,
-        optim=replace(Recipe.optim, ema_decay=0.9),
+        optim=replace(Recipe.optim, ema_decay=0.9, precision="fp32"),
         sampling_steps=5,
         eval_samples=12,
     ),
@@ -307,10 +313,10 @@ class Decoder(nn.Module):
         Args:
             mask: True where there is a token.
         """
-        # "projecting and adding CLIP embeddings to the existing timestep embedding"
+        # both embeddings are added to the timestep's
         e = self.unet.embed_timestep(t, x.dtype)
         e = e + self.image_projection(image_embedding) + self.text_projection(text_embedding)
-        # "four extra tokens of context that are concatenated to the sequence of outputs from the text encoder"
+        # a few tokens out of the image embedding stand before those of the text
         extra = self.extra_tokens(image_embedding).unflatten(1, (self.num_extra, -1))
         tokens = torch.cat([extra, self.text_norm(self.text_in(text))], 1)
         return self.unet.denoise(x, e, tokens, F.pad(mask, (self.num_extra, 0), value=True))
@@ -333,7 +339,7 @@ class DALLE2(nn.Module):
         clip: Mapping[str, Any],
         prior: Mapping[str, Any],
         unet: Mapping[str, Any],
-        statistics: Mapping[str, Sequence[float]] = {"mean": (0.5,) * 3, "std": (0.5,) * 3},  # noqa: B006
+        statistics: Mapping[str, Sequence[float]] = {"mean": (0.5,) * 3, "std": (0.5,) * 3},
     ):
         super().__init__()
         self.clip = make_clip(**clip)
@@ -380,16 +386,16 @@ UNET = {"groups": 8, "scale_shift": True, "channels": 3}
 CONFIGS: dict[str, dict[str, Any]] = {
     "dalle2_emoji": {
         "clip": clip.CONFIGS["clip_emoji"],
-        "prior": {"layers": 4, "heads": 4, "head_dim": 32},
+        "prior": {"layers": 2, "heads": 4, "head_dim": 32},
         "unet": {
             **UNET,
             "size": 32,
             "patch": 2,
-            "widths": (64, 128),
+            "widths": (32, 64),
             "attention": (False, True),
             "depth": 1,
             "head_width": 32,
-            "context_width": 128,
+            "context_width": 64,
         },
     },
     "dalle2_tiny": {
@@ -417,7 +423,12 @@ VARIANTS = {
 
 
 def prior_loss(
-    net: Any, prior: Prior, schedule: NoiseSchedule, embedding: Embeddings, text: TextStates, batch: UnclipBatch
+    net: Any,
+    prior: Prior,
+    schedule: NoiseSchedule,
+    embedding: Embeddings,
+    text: TextStates,
+    batch: UnclipBatch,
 ) -> dict[str, Tensor]:
     """L = E ‖f(√ᾱ_t x₀ + √(1 − ᾱ_t) ε, t, z_t, text) − x₀‖², the mean over dimensions; x₀ = √d z_i.
 
@@ -432,7 +443,11 @@ def prior_loss(
 
 
 def decoder_loss(
-    net: Any, process: DiffusionProcess, schedule: NoiseSchedule, embedding: Embeddings, text: TextStates,
+    net: Any,
+    process: DiffusionProcess,
+    schedule: NoiseSchedule,
+    embedding: Embeddings,
+    text: TextStates,
     batch: UnclipBatch,
 ) -> Tensor:
     """The mean squared error of the prediction. Where it is dropped, the embedding is zero."""
@@ -442,9 +457,7 @@ def decoder_loss(
     return F.mse_loss(output, target)
 
 
-def guided(
-    net: Any, condition: Sequence[Tensor], null: Sequence[Tensor], guidance_scale: float
-) -> DenoiseFn:
+def guided(net: Any, condition: Sequence[Tensor], null: Sequence[Tensor], guidance_scale: float) -> DenoiseFn:
     """ε̃ = ε_∅ + s (ε_c − ε_∅), of what `net` predicts with either condition; s = 1 is none."""
     if guidance_scale == 1:
         return lambda x, t: net(x, t, *condition)
@@ -518,7 +531,9 @@ def train_clip(recipe: Recipe) -> Generator[Run, None, Start]:
     if recipe.clip_recipe not in clip.RECIPES:
         hint = did_you_mean(recipe.clip_recipe, clip.RECIPES)
         raise BadInput(f"clip has no recipe {recipe.clip_recipe!r}: {hint}")
-    own = {"data": recipe.data, "seed": recipe.seed, "device": recipe.device}
+    own: dict[str, Any] = {"data": recipe.data, "seed": recipe.seed, "device": recipe.device}
+    if recipe.clip_steps is not None:
+        own["steps"] = recipe.clip_steps
     run = next(clip.build(replace(clip.RECIPES[recipe.clip_recipe], **own)))
     yield run
     state, metadata = dict[str, Any](run.state), run.metadata
@@ -560,9 +575,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield unclip.train_decoder(setup, ALGORITHM, decoder_loss)
 
 
-FACTS = [
-    Fact("dalle2_prior parameters", lambda: count_on_meta(VARIANTS["dalle2_prior"].make), 1_022_030_080),
-]
+FACTS = [Fact("dalle2_prior parameters", lambda: count_on_meta(VARIANTS["dalle2_prior"].make), 1_022_030_080)]
 
 
 def reference() -> Iterator[ParityCase]:

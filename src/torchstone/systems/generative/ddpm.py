@@ -270,7 +270,7 @@ class UNetConfig:
         center_input: images are 0..1, and are mapped to −1..1 here.
         num_classes: classes of a label given as `context`.
         null_label: one more label, for no condition.
-        context_width: of the hidden states that `denoise` is given, where there is no text encoder; 0 for none.
+        context_width: of hidden states that `denoise` is given, without a text encoder; 0 for none.
     """
 
     widths: Sequence[int]
@@ -432,7 +432,9 @@ class UNet(nn.Module):
             coarse = None if self.coarse_head is None else self.coarse_head(text)
         return self.denoise(x, e, tokens, mask, coarse)
 
-    def embed_timestep(self, t: Shaped[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, "batch embed_dim"]:
+    def embed_timestep(
+        self, t: Shaped[Tensor, " batch"], dtype: torch.dtype
+    ) -> Float[Tensor, "batch embed_dim"]:
         config = self.config
         shift, flip = config.freq_shift, config.flip_sin_to_cos
         embedding = timestep_embedding(t, config.widths[0], freq_shift=shift, flip_sin_to_cos=flip)
@@ -449,7 +451,7 @@ class UNet(nn.Module):
         """The output for an embedding of timestep and condition.
 
         Args:
-            tokens, mask: hidden states of a text, to which the attention blocks attend, True where there is one.
+            tokens, mask: hidden states that the attention blocks attend to, and where there are some.
             coarse: of the `CoarseImageHead`.
         """
         config = self.config

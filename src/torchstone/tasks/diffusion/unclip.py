@@ -20,18 +20,18 @@ from torchstone.data.vision.unclip_batches import UnclipBatch, UnclipBatches
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.metrics.memorization import caption_match
-from torchstone.parts.diffusion.process import NoiseSchedule
 from torchstone.parts.diffusion.slerp import slerp
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.metrics.retrieval import recall_at, retrieval_ranks
 from torchstone.parts.modes import eval_mode
-from torchstone.plots.sample_grid import save_final_samples, save_image_grid, to_uint8
+from torchstone.plots.sample_grid import save_final_samples, save_image_grid, symmetric_range, to_uint8
 from torchstone.tasks.diffusion.sampler import SamplingConfig
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vision.image_text import same_caption
 from torchstone.tasks.vision.stream import image_batches
 
 Pixels = UInt8[Tensor, "count channel height width"]
+Picture = UInt8[Tensor, "1 channel height width"]
 Images = Float[Tensor, "batch channel height width"]
 Embeddings = Float[Tensor, "batch embed_dim"]
 
@@ -64,7 +64,7 @@ class Algorithm:
     Args:
         sample_embeddings: (prior, texts, empty text, config, generator) -> an image embedding of each text.
         keep_nearest: (several of each text, embeddings of the texts) -> one of each.
-        sample_images: (decoder, embeddings, texts, empty text, x_T, config, generator) -> images from −1 to 1.
+        sample_images: (decoder, embeddings, texts, empty text, x_T, config, generator) -> images, −1 to 1.
         invert: (decoder, images, their embeddings, empty text, steps) -> x_T.
     """
 
@@ -115,7 +115,7 @@ class Setup:
         }
 
     def stream(self, shape: Sequence[int], timesteps: int, *, stage: str) -> UnclipBatches:
-        recipe, model = self.recipe, self.model
+        recipe = self.recipe
         if stage == "prior":
             own = {"batch_size": recipe.prior_batch_size, "augment": recipe.prior_augment}
             drops = {"text_drop_prob": recipe.prior_drop_prob}
@@ -225,7 +225,8 @@ def train_decoder(setup: Setup, algorithm: Algorithm, loss: Callable[..., Tensor
     def test() -> dict[str, float]:
         captions = data.captions(data.test)
         metrics = {"loss": validation_loss(data.test)}
-        metrics |= prior_metrics(algorithm, eval_model, metadata, data.test, captions)
+        if metadata["sampling"]["uses_embedding"]:
+            metrics |= prior_metrics(algorithm, eval_model, metadata, data.test, captions)
         return metrics | painted_metrics(algorithm, eval_model, metadata, data.test, captions)
 
     return Run(
@@ -319,7 +320,7 @@ def paint(
         images = algorithm.sample_images(model.decoder, *own, config, generator)
         if not torch.isfinite(images).all():
             raise BadInput("the pictures are not finite: the network's weights are damaged, or diverged")
-        parts.append(to_uint8(images, {"mean": [0.5] * 3, "std": [0.5] * 3}).cpu())
+        parts.append(to_uint8(images, symmetric_range({"channels": 3})).cpu())
     return torch.cat(parts)
 
 
@@ -353,7 +354,7 @@ def paint_variations(
     algorithm: Algorithm,
     model: Any,
     metadata: dict[str, Any],
-    image: Pixels,
+    image: Picture,
     count: int,
     config: SamplingConfig,
     seed: int = 0,
@@ -370,8 +371,8 @@ def paint_path(
     algorithm: Algorithm,
     model: Any,
     metadata: dict[str, Any],
-    first: Pixels,
-    last: Pixels,
+    first: Picture,
+    last: Picture,
     count: int,
     config: SamplingConfig,
 ) -> Pixels:
@@ -388,7 +389,7 @@ def paint_difference(
     algorithm: Algorithm,
     model: Any,
     metadata: dict[str, Any],
-    image: Pixels,
+    image: Picture,
     texts: tuple[str, str],
     count: int,
     config: SamplingConfig,
@@ -404,7 +405,7 @@ def paint_difference(
 
 
 def invert_image(
-    algorithm: Algorithm, model: Any, metadata: dict[str, Any], image: Pixels, config: SamplingConfig
+    algorithm: Algorithm, model: Any, metadata: dict[str, Any], image: Picture, config: SamplingConfig
 ) -> tuple[Embeddings, Images]:
     """The embedding of an image, and its x_T."""
     embedding, empty = embed_pixels(model, image), read_texts(model, metadata, [""])
@@ -469,7 +470,10 @@ def sample(
             last = preprocess(to_image, metadata["picture"]).byte()
             images, columns = paint_path(*own, first, last, num_samples, config), num_samples
         elif prompt is not None and from_prompt is not None:
-            images, columns = paint_difference(*own, first, (from_prompt, prompt), num_samples, config), num_samples
+            images, columns = (
+                paint_difference(*own, first, (from_prompt, prompt), num_samples, config),
+                num_samples,
+            )
         else:
             images = paint_variations(*own, first, num_samples, config, seed)
             images = images if out is None else torch.cat([first.cpu(), images])
@@ -554,7 +558,7 @@ def painted_metrics(
 def evaluate(
     algorithm: Algorithm, model: Any, metadata: dict[str, Any], spec: str, *, held_out: bool
 ) -> dict[str, float]:
-    """`prior_metrics` and `painted_metrics` of the test split of `spec` if `held_out`, else of all its images.
+    """`prior_metrics` and `painted_metrics` of the test split of `spec` if `held_out`, else of all images.
 
     Raises:
         BadInput: no captioned pictures; a run that has not come to its decoder.
@@ -564,7 +568,8 @@ def evaluate(
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     split = ImageSplit(torch.cat([s.labels for s in splits]), torch.cat([_pixels(s) for s in splits]))
     own = (algorithm, model, metadata, split, data.captions(split))
-    return prior_metrics(*own) | painted_metrics(*own) | {"images": len(split)}
+    metrics = prior_metrics(*own) if metadata["sampling"]["uses_embedding"] else {}
+    return metrics | painted_metrics(*own) | {"images": len(split)}
 
 
 def save_report(
