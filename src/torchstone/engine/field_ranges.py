@@ -55,8 +55,8 @@ NAMES = {
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "cycle_weight identity_weight l1_weight pool_size r1_weight path_weight ada_images "
-    "free_bits ent_coef vf_coef gp_weight guidance_scale prior_guidance_scale input_noise_std sigma length_penalty eval_samples "
-    "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
+    "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
+    "prior_guidance_scale guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval random_blocks "
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
     "cg_damping target_sigma target_noise_clip line_search_steps "

@@ -333,6 +333,6 @@ def test_a_decoder_of_texts_alone_never_sees_an_embedding(run):
     assert torch.equal(a, b)
     a, b = painted(True)
     assert not torch.equal(a, b)
+    metadata["sampling"]["uses_embedding"] = False
     with pytest.raises(BadInput, match="is given no embeddings"):
-        metadata["sampling"]["uses_embedding"] = False
         dalle2.sample(model, metadata, init_image="0.png")

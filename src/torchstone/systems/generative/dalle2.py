@@ -111,7 +111,7 @@ class Recipe:
     prior_sampling_steps: int = 25  # number of sampling steps of the prior
     prior_guidance_scale: float = 1.0  # guidance scale s of the prior, 1 for no guidance
     prior_samples: int = 2  # embeddings drawn for a text, of which the nearest to it is kept
-    steps: int = 1300  # number of updates of the decoder
+    steps: int = 900  # number of updates of the decoder
     batch_size: int = 32  # pairs per update of the decoder
     augment: str = "none"  # augmentation of the decoder's images; samples then look augmented too
     embedding_drop_prob: float = (
