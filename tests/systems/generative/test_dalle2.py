@@ -265,7 +265,7 @@ def test_pictures_of_texts_and_of_pictures(run, pictures):
     changed = stack(
         run, init_image=pictures[0], from_prompt="red circle", prompt="blue circle", num_samples=3
     )
-    assert torch.equal(changed[0], path[0]), "θ = 0 is the picture itself"
+    assert (changed[0].int() - path[0].int()).abs().max() <= 2, "θ = 0 is the picture itself"
     assert not torch.equal(changed[0], changed[2])
 
 

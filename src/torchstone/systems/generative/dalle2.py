@@ -87,7 +87,7 @@ __all__ = [
     "unpublished",
 ]
 
-MARGIN = ("loss", -0.3)  # of the decoder
+MARGIN = ("loss", -0.2)  # of the decoder
 STORY = ("prior_loss", "decoder_loss", "sample_embeddings", "sample_images", "guided")
 
 Images = Float[Tensor, "batch channel height width"]
@@ -137,17 +137,18 @@ RECIPES = {
         data="shapes",
         variant="dalle2_tiny",
         clip_recipe="smoke",
-        clip_steps=30,
-        prior_steps=60,
+        clip_steps=20,
+        prior_steps=40,
         prior_batch_size=32,
         prior_lr=3e-3,
         prior_ema_decay=0.9,
         prior_augment="none",
         prior_dropout=0.0,
-        prior_sampling_steps=5,
-        steps=60,
+        prior_sampling_steps=4,
+        steps=40,
+        batch_size=16,
         optim=replace(Recipe.optim, ema_decay=0.9, precision="fp32"),
-        sampling_steps=5,
+        sampling_steps=4,
         eval_samples=12,
     ),
 }
@@ -519,7 +520,7 @@ def invert(decoder: Decoder, images: Images, embedding: Embeddings, empty: TextS
 
 
 ALGORITHM = unclip.Algorithm(sample_embeddings, keep_nearest, sample_images, invert)
-sample = partial(unclip.sample, ALGORITHM)
+sample = unclip.make_sample(ALGORITHM)
 evaluate = partial(unclip.evaluate, ALGORITHM)
 
 

@@ -1,6 +1,7 @@
 """A prior over image embeddings and a decoder of them: training as two Runs, and what is drawn with them."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ Embeddings = Float[Tensor, "batch embed_dim"]
 
 CHUNK = 128  # pictures or texts at a time
 SHEET = 16  # captions of the sheet at the end
+PICTURES = 4  # on the sheets of variations and paths
 VARIATIONS = 7  # of each picture of the sheet of variations, and steps of each path
 MAX_ANGLE = 0.5  # θ of the last picture that follows the difference of two captions (section 3.3: ¼ to ½)
 STAGES = ("prior", "decoder")
@@ -413,23 +415,9 @@ def invert_image(
     return embedding, algorithm.invert(model.decoder, x, embedding, empty, config.steps)
 
 
-def sample(
-    algorithm: Algorithm,
-    model: Any,
-    metadata: dict[str, Any],
-    *,
-    num_samples: int = 16,
-    seed: int = 0,
-    prompt: str | None = None,
-    init_image: str | Path | None = None,
-    to_image: str | Path | None = None,
-    from_prompt: str | None = None,
-    guidance_scale: float | None = None,
-    sampling_steps: int | None = None,
-    eta: float | None = None,
-    out: str | Path | None = None,
-) -> list:
-    """Images, uint8 (channel, height, width), or the name of the sheet they were written to.
+@dataclasses.dataclass(frozen=True)
+class SampleRequest:
+    """The options of `torchstone sample`; what is None comes from the run's recipe.
 
     Args:
         prompt: a text; without it and without an image any pictures.
@@ -438,46 +426,86 @@ def sample(
         from_prompt: what the image is called now: pictures on the way from it in the direction of `prompt`.
         guidance_scale: s of classifier-free guidance, 1 for none.
         eta: of DDIM; by default 0, and 1 for variations.
+        out: a `.png` for all of them on one sheet.
+    """
+
+    num_samples: int = 16
+    seed: int = 0
+    prompt: str | None = None
+    init_image: str | Path | None = None
+    to_image: str | Path | None = None
+    from_prompt: str | None = None
+    guidance_scale: float | None = None
+    sampling_steps: int | None = None
+    eta: float | None = None
+    out: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise BadInput(f"give a number of images of at least 1, not {self.num_samples}")
+        for name, text in (("prompt", self.prompt), ("from_prompt", self.from_prompt)):
+            if text is not None and not text.strip():
+                raise BadInput(f"{name} is empty: describe a picture, such as 'red apple'")
+        if self.init_image is None and (self.to_image is not None or self.from_prompt is not None):
+            raise BadInput("give the image that it begins at: --init-image FILE")
+        if (self.prompt is None) != (self.from_prompt is None) and self.init_image is not None:
+            raise BadInput("an image follows the difference of two captions: give --from-prompt and --prompt")
+        if self.to_image is not None and self.from_prompt is not None:
+            raise BadInput("give --to-image, or two captions, not both")
+
+    @property
+    def is_varied(self) -> bool:
+        return self.init_image is not None and self.to_image is None and self.from_prompt is None
+
+
+def make_sample(algorithm: Algorithm) -> Callable[..., list]:
+    """The system's `sample(model, metadata, **options)`, the options being fields of `SampleRequest`."""
+
+    def sample(model: Any, metadata: dict[str, Any], **options: Any) -> list:
+        """Images, uint8 (channel, height, width), or the name of the sheet they were written to."""
+        check_stage(metadata, "sample")
+        return sample_request(algorithm, model, metadata, SampleRequest(**options))
+
+    outer = list(inspect.signature(sample).parameters.values())[:2]
+    options = inspect.signature(SampleRequest).parameters.values()
+    named = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+    vars(sample)["__signature__"] = inspect.Signature([*outer, *named])
+    return sample
+
+
+def sample_request(
+    algorithm: Algorithm, model: Any, metadata: dict[str, Any], request: SampleRequest
+) -> list:
+    """Images, uint8 (channel, height, width), or the name of the sheet they were written to.
 
     Raises:
-        BadInput: a number out of range, an empty text, a file that is no image, options that do not go
-            together; a run that has not come to its decoder.
+        BadInput: a number out of range; a file that is no image; a decoder that takes no embeddings.
     """
-    check_stage(metadata, "sample")
-    if num_samples < 1:
-        raise BadInput(f"give a number of images of at least 1, not {num_samples}")
-    for name, text in (("prompt", prompt), ("from_prompt", from_prompt)):
-        if text is not None and not text.strip():
-            raise BadInput(f"{name} is empty: describe a picture, such as 'red apple'")
-    if init_image is None and (to_image is not None or from_prompt is not None):
-        raise BadInput("give the image that it begins at: --init-image FILE")
-    if (prompt is None) != (from_prompt is None) and init_image is not None:
-        raise BadInput("an image follows the difference of two captions: give --from-prompt and --prompt")
-    if to_image is not None and from_prompt is not None:
-        raise BadInput("give --to-image, or two captions, not both")
-    if init_image is not None and not metadata["sampling"]["uses_embedding"]:
+    if request.init_image is not None and not metadata["sampling"]["uses_embedding"]:
         raise BadInput("this decoder is given no embeddings of images, so that it cannot begin at one")
-    varies = init_image is not None and to_image is None and from_prompt is None
-    eta = float(varies) if eta is None else eta
-    config = decoder_config(metadata, steps=sampling_steps, guidance_scale=guidance_scale, eta=eta)
+    config = decoder_config(
+        metadata,
+        steps=request.sampling_steps,
+        guidance_scale=request.guidance_scale,
+        eta=float(request.is_varied) if request.eta is None else request.eta,
+    )
     config.process(model.decoder.process)  # refused before anything is read
-    own, columns = (algorithm, model, metadata), None
-    if init_image is None:
-        images = paint_texts(*own, [prompt or ""] * num_samples, config, seed)
+    own, count, columns = (algorithm, model, metadata), request.num_samples, None
+    if request.init_image is None:
+        images = paint_texts(*own, [request.prompt or ""] * count, config, request.seed)
     else:
-        first = preprocess(init_image, metadata["picture"]).byte()
-        if to_image is not None:
-            last = preprocess(to_image, metadata["picture"]).byte()
-            images, columns = paint_path(*own, first, last, num_samples, config), num_samples
-        elif prompt is not None and from_prompt is not None:
-            images, columns = (
-                paint_difference(*own, first, (from_prompt, prompt), num_samples, config),
-                num_samples,
-            )
+        first, columns = preprocess(request.init_image, metadata["picture"]).byte(), count
+        if request.to_image is not None:
+            last = preprocess(request.to_image, metadata["picture"]).byte()
+            images = paint_path(*own, first, last, count, config)
+        elif request.prompt is not None and request.from_prompt is not None:
+            images = paint_difference(*own, first, (request.from_prompt, request.prompt), count, config)
         else:
-            images = paint_variations(*own, first, num_samples, config, seed)
-            images = images if out is None else torch.cat([first.cpu(), images])
-    return list(images) if out is None else [str(save_image_grid(images, out, columns=columns))]
+            images, columns = paint_variations(*own, first, count, config, request.seed), None
+            images = images if request.out is None else torch.cat([first.cpu(), images])
+    return (
+        list(images) if request.out is None else [str(save_image_grid(images, request.out, columns=columns))]
+    )
 
 
 def check_stage(metadata: dict[str, Any], verb: str) -> None:
@@ -587,7 +615,7 @@ def save_report(
         save_final_samples(painted, folder)
         if not metadata["sampling"]["uses_embedding"]:
             return
-        firsts = [pixels[row][None] for row in rows[:: max(1, len(rows) // 6)].tolist()]
+        firsts = [pixels[row][None] for row in rows[:: max(1, len(rows) // PICTURES)].tolist()]
         config = decoder_config(metadata, eta=1.0)
         sheet = [torch.cat([each, paint_variations(*own, each, VARIATIONS, config)]) for each in firsts]
         save_image_grid(torch.cat(sheet), folder / "variations.png", columns=VARIATIONS + 1)
