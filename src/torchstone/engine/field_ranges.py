@@ -48,7 +48,7 @@ NAMES = {
     "memory_size circular_size reservoir_size policy_delay value_epochs cg_steps "
     "unroll_steps reward_support value_support "
     "episodes frames vae_steps vae_batch_size rnn_steps rnn_batch_size dream_steps population rollouts "
-    "eval_dreams prior_steps "
+    "eval_dreams prior_steps prior_batch_size prior_samples prior_sampling_steps clip_steps "
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
     "min_rollout_length max_rollout_length model_retain "
     "initial_size level_images lr_period lr_period_mult",
@@ -56,6 +56,7 @@ NAMES = {
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "cycle_weight identity_weight l1_weight pool_size r1_weight path_weight ada_images "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
+    "prior_guidance_scale "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval random_blocks "
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
@@ -68,6 +69,7 @@ NAMES = {
     SHARE: "style_mixing "
     "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
+    "prior_dropout prior_drop_prob embedding_drop_prob text_drop_prob "
     "keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change codebook_decay "
     "revive_below prior_ema_decay swa_start",

@@ -194,6 +194,9 @@ flowpp: Flow++, 2019. Ho, Chen, Srinivas et al., arXiv:1902.00275
 ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
     variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke
+dalle2: DALL-E 2, 2022. Ramesh, Dhariwal, Nichol, Chu and Chen, arXiv:2204.06125
+    variants: dalle2_emoji dalle2_tiny dalle2_prior
+    recipes: openmoji text_only smoke
 """,
     "reinforcement": """
 reinforce: REINFORCE, 1992. Williams, Machine Learning 8:229

@@ -80,6 +80,9 @@ METRICS = {
     "ddpm": f"loss denoising_loss coarse_loss bits_per_dimension {SAMPLES} label_accuracy confident_data "
     "match match_train nn_distance_ratio "
     + " ".join(f"{by}_{metric}" for by in ("guided_*", "ddim", "ddpm") for metric in SWEEP.split()),
+    "dalle2": "loss logit_scale mean_reciprocal_rank recall_at_* image_to_text_recall_at_* cosine "
+    "nearest_word_recall_at_* novel_recall_at_* text_recall_at_* prior_recall_at_* single_recall_at_* "
+    "prior_cosine clip_r_at_10 clip_r_at_10_data match",
     "reinforce": f"{AGENT} value_loss entropy gradient_variance noise_scale",
     "a2c": f"{AGENT} value_loss entropy",
     "trpo": f"{AGENT} value_loss entropy kl step_fraction explained_variance",

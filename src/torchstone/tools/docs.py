@@ -43,6 +43,7 @@ MODALITIES = {
     "seq2seq": "text",
     "vit": "images",
     "vlm": "images, text",
+    "dalle2": "images, text",
 }
 # one result per chapter, for the README
 HEADLINES = (

@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--from-label", metavar="K", help="path in latent space: the class it begins at, with --to-label")
     add("--to-label", metavar="K", help="the class that it ends at, or whose direction it takes")
     add("--image", metavar="FILE", help="the image, or folder of them, that it begins at (default: samples)")
+    add("--init-image", metavar="FILE", help="diffusion: the image that it begins at; alone, its variations")
+    add("--to-image", metavar="FILE", help="diffusion: with --init-image, the image that a path leads to")
+    add(
+        "--from-prompt",
+        metavar="TEXT",
+        help="diffusion: with --init-image, its caption now, and --prompt then",
+    )
     add("--inpaint-image", metavar="FILE", help="inpainting: the known image, with --mask")
     add("--mask", metavar="FILE", help="inpainting mask of its size, white where it is to be filled in")
     add("-n", "--num-samples", metavar="N", type=positive, help="number of samples")

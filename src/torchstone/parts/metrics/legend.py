@@ -136,6 +136,13 @@ LEGENDS = {
     "histogram": Legend("bits per dimension of a histogram", "bits, to compare with", "lower"),
     "kde_loss": Legend("negative log-likelihood of a kernel density", "nats, to compare with", "lower"),
     "gap_to_kde": Legend("loss above that of a kernel density", NATS, "lower"),
+    # embeddings of pictures, out of texts
+    "cosine": Legend("cosine", "of the embedding that is predicted and the picture's", "higher", "0"),
+    "prior_cosine": Legend("cosine", "of the embedding that is sampled and the picture's", "higher", "0"),
+    "clip_r_at_10": Legend(
+        "CLIP-R at 10", "share of painted pictures with their caption among the nearest", "higher"
+    ),
+    "clip_r_at_10_data": Legend("CLIP-R at 10 of pictures of the data", "share, to compare with", "higher"),
     # samples
     "frechet_distance": Legend("Fréchet distance", "in features of a classifier of the data", "lower"),
     "frechet_distance_floor": Legend("Fréchet distance of halves", "between two halves of the real images"),
@@ -325,6 +332,9 @@ OF_SYSTEMS = {
         "squared error of the average policy", "squared probability, weighted by iteration", "lower"
     ),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
+    ("dalle2", "loss"): Legend(
+        "denoising error", "squared, of √d embeddings and of standard noise; of CLIP, nats", "lower", "1"
+    ),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(
         "perceptron criterion", "relative to the size of the weights", "lower", "1"
@@ -346,6 +356,9 @@ FAMILIES = {
     r"ridge_(.+)": "{0} of ridge regression, to compare with",
     r"boosting_(.+)": "{0} of gradient boosting, to compare with",
     r"image_to_text_(.+)": "{0}, of captions by their pictures",
+    r"text_(recall_at_.+)": "{0} by the text tower, to compare with",
+    r"prior_(recall_at_.+)": "{0} by the prior's embedding",
+    r"single_(recall_at_.+)": "{0} by a single embedding of the prior",
     r"novel_(.+)": "{0}, of drawings without a variant in training",
     r"nearest_word_(.+)": "{0} by the nearest words and pixels, to compare with",
     r"inception_(.+)": "{0} by Inception's features",
