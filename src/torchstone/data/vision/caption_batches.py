@@ -1,5 +1,6 @@
 """Images with one of their two captions each: which one is drawn anew every time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,20 +12,19 @@ from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
 from torchstone.parts.seeding import SeedStream, derive_generator
 
 
+# (rows of images, uniform numbers on 0..1) -> rows of captions
+DrawCaptions = Callable[[Int64[Tensor, " share"], Float[Tensor, " share"]], Int64[Tensor, " share"]]
+
+
 class MixedCaptions:
-    """Endless (images, rows of captions), from `ImageBatches` whose labels are rows of the short captions.
+    """Endless (images, rows of captions), from `ImageBatches` whose labels are rows of images.
 
-    Row i is the short caption of image i, row `count` + i the synthetic one. Each draw of an image takes the
-    synthetic one with the probability `synthetic_ratio`, independently; by seed and position, on the CPU:
-    neither resuming nor more processes nor another device change any. That a condition is dropped for
-    classifier-free guidance is drawn elsewhere, and has no part in it.
-
-    Args:
-        count: of images that have captions.
+    Which caption an image has is drawn anew whenever it comes, by seed and position, on the CPU: neither resuming
+    nor more processes nor another device change any.
     """
 
-    def __init__(self, batches: ImageBatches, count: int, synthetic_ratio: float):
-        self.batches, self.count, self.synthetic_ratio = batches, count, synthetic_ratio
+    def __init__(self, batches: ImageBatches, draw: DrawCaptions):
+        self.batches, self.draw = batches, draw
 
     __iter__, state_dict, load_state_dict = itself, inner_state, load_inner
 
@@ -38,6 +38,6 @@ class MixedCaptions:
         self,
     ) -> tuple[Float[Tensor, "share channel height width"], Int64[Tensor, " share"]]:
         generator = derive_generator(self.batches.seed, SeedStream.CAPTIONS, self.batches.position)
-        is_synthetic = self.batches.share_noise(torch.rand, generator) < self.synthetic_ratio
+        u = self.batches.share_noise(torch.rand, generator)
         images, labels = next(self.batches)
-        return images, labels + self.count * is_synthetic
+        return images, self.draw(labels, u)

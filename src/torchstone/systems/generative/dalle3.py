@@ -37,30 +37,32 @@ on pixels and has a text encoder of its own, trained with it, in place of latent
 predicts a coarse image from the caption, as in `ddpm`. The consistency decoder is left out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from torchstone.data.text.tokenizers import to_metadata
 from torchstone.data.vision.captioned import split_words
 from torchstone.data.vision.descriptions import load_described
-from torchstone.data.vision.question_batches import Conversations, QuestionBatch
+from torchstone.data.vision.diffusion_batches import DiffusionBatch
+from torchstone.data.vision.question_batches import PAD_ID, Conversations, QuestionBatch
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
+from torchstone.parts.diffusion.process import DiffusionProcess, NoiseSchedule
 from torchstone.parts.facts import Fact, ParityCase, on_meta
+from torchstone.parts.transformer.token_loss import token_loss
 from torchstone.systems import Variant
 from torchstone.systems.generative import CLASSIFIER
-from torchstone.systems.generative.ddpm import p_sample, training_loss, unet
-from torchstone.systems.transformer import vlm
+from torchstone.systems.generative.ddpm import p_sample, q_sample, unet
 from torchstone.systems.transformer.t5 import VARIANTS as T5_VARIANTS
 from torchstone.systems.transformer.vlm import make_vlm
 from torchstone.tasks.diffusion import recaption
@@ -71,7 +73,7 @@ __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluat
 
 MARGIN = ("loss", -0.1)
 # what of the paper is written out here
-STORY = ("captioner_loss", "decoder_loss")
+STORY = ("captioner_loss", "draw_captions", "decoder_loss")
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,34 @@ class DALLE3(nn.Module):
 
 
 def captioner_loss(net: Any, batch: QuestionBatch) -> dict[str, Tensor]:
-    """−log p(c_j | c_1 … c_{j−1}, F(x)), the mean over the captions' tokens (equation 2). What is asked is read,
-    not predicted."""
-    return vlm.loss(net, batch)
+    """−log p(c_j | c_1 … c_{j−1}, F(x)), the mean over the captions' tokens in nats (equation 2). The image and
+    what is asked about it are read, not predicted: their targets are padding."""
+    logits = net(batch.images, batch.tokens)  # (B, T, V)
+    metrics = token_loss(logits, batch.targets, pad=PAD_ID)
+    return {"loss": metrics["loss"], "token_accuracy": metrics["accuracy"], "weight": metrics["weight"]}
 
 
-decoder_loss = training_loss  # of a batch whose context is the caption drawn
+def draw_captions(
+    labels: Int64[Tensor, " batch"], u: Float[Tensor, " batch"], count: int, ratio: float
+) -> Int64[Tensor, " batch"]:
+    """The caption of each image of a batch: row i is the short one of image i, row `count` + i the synthetic one,
+    which is taken with probability `ratio` (section 3.4). Whether a caption is dropped for guidance is another
+    draw, which has no part in it.
+
+    Args:
+        u: uniform on 0..1.
+    """
+    return labels + count * (u < ratio)
+
+
+def decoder_loss(
+    net: Callable[..., Tensor], process: DiffusionProcess, schedule: NoiseSchedule, batch: DiffusionBatch
+) -> Tensor:
+    """The mean squared error of the prediction, here of v = √ᾱ_t ε − √(1 − ᾱ_t) x₀, given the caption drawn."""
+    x0, t, epsilon, captions = batch
+    prediction = net(q_sample(schedule, x0, t, epsilon), t, captions)
+    return F.mse_loss(prediction, schedule.training_target(process.prediction_type, x0, epsilon, t))
+
 
 sample = partial(recaption.sample, p_sample=p_sample)
 evaluate = partial(
@@ -256,7 +280,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     run, writer = recaption.write_captions(setup)
     yield run
     mixed = recaption.mix_captions(setup, writer)
-    yield recaption.train_decoder(setup, mixed, decoder_loss, p_sample)
+    draw = partial(draw_captions, count=len(data.short), ratio=recipe.synthetic_caption_ratio)
+    yield recaption.train_decoder(setup, mixed, draw, decoder_loss, p_sample)
 
 
 def load_captioner(setup: Setup, path: str) -> None:
@@ -294,14 +319,6 @@ FACTS = [
     Fact("share of synthetic captions", lambda: RECIPES["openmoji"].synthetic_caption_ratio, 0.95),
     Fact("parameters of the T5-XXL encoder, which is replaced", count_t5_xxl_encoder, 4_762_310_656),
 ]
-
-
-class Losses(nn.Module):
-    """Both losses, for the reference."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
 
 
 def reference() -> Iterator[ParityCase]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchstone.data.sampler import itself, load_position, position_state
 from torchstone.data.text.tokenizers import from_metadata, to_metadata
 from torchstone.data.vision.augment import make_augmentation
-from torchstone.data.vision.caption_batches import MixedCaptions
+from torchstone.data.vision.caption_batches import DrawCaptions, MixedCaptions
 from torchstone.data.vision.captioned import Captioned, split_words, token_ids, word_tokenizer
 from torchstone.data.vision.dataset import ImageSplit, normalize
 from torchstone.data.vision.descriptions import (
@@ -370,7 +370,11 @@ def mix_captions(setup: Setup, writer: CaptionWriter) -> MixedData:
 
 
 def train_decoder(
-    setup: Setup, mixed: MixedData, training_loss: TrainingLoss, p_sample: PSample
+    setup: Setup,
+    mixed: MixedData,
+    draw_captions: DrawCaptions,
+    training_loss: TrainingLoss,
+    p_sample: PSample,
 ) -> Run:
     """A Run of the third stage: the decoder, on short captions and written ones.
 
@@ -401,9 +405,7 @@ def train_decoder(
     )
     empty = token_ids(mixed.tokenizer, [""], mixed.table.shape[1]).to(device)
     make_context = caption_context(mixed.table, empty)
-    batches = MixedCaptions(
-        image_batches(recipe, data.train, data.metadata), len(data.short), recipe.synthetic_caption_ratio
-    )
+    batches = MixedCaptions(image_batches(recipe, data.train, data.metadata), draw_captions)
     stream = DiffusionBatches(
         batches,  # ty: ignore[invalid-argument-type]
         len(schedule),
