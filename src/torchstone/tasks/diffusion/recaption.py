@@ -407,7 +407,7 @@ def train_decoder(
     make_context = caption_context(mixed.table, empty)
     batches = MixedCaptions(image_batches(recipe, data.train, data.metadata), draw_captions)
     stream = DiffusionBatches(
-        batches,  # ty: ignore[invalid-argument-type]
+        batches,
         len(schedule),
         make_context=make_context,
         cond_drop_prob=recipe.cond_drop_prob,
