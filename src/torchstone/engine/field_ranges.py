@@ -69,7 +69,8 @@ NAMES = {
     SHARE: "style_mixing "
     "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
-    "synthetic_caption_ratio keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio",
+    "keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio "
+    "synthetic_caption_ratio",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change codebook_decay "
     "revive_below prior_ema_decay",
     Range(0, 1, has_low=False): "tau mask_prob",

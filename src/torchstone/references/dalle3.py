@@ -1,5 +1,5 @@
-"""DALL-E 3 from its definition: each image alone, its caption without padding, the text encoder and the U-Net in
-plain operations, both losses summed token by token and pixel by pixel."""
+"""DALL-E 3 from its definition: each image alone, its caption without padding, the text encoder and the U-Net
+in plain operations, both losses summed token by token and image by image."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -65,7 +65,9 @@ def plain_text(encoder: Any, words: Tensor) -> Tensor:
     return plain_norm(encoder.norm, h)
 
 
-def plain_conv(conv: Any, x: Tensor, stride: int = 1, pad: tuple[int, int, int, int] = (1, 1, 1, 1)) -> Tensor:
+def plain_conv(
+    conv: Any, x: Tensor, stride: int = 1, pad: tuple[int, int, int, int] = (1, 1, 1, 1)
+) -> Tensor:
     """A convolution as a product with the patches, (channel, height, width)."""
     side = conv.kernel_size[0]
     x = F.pad(x, pad if side > 1 else (0, 0, 0, 0))
@@ -175,7 +177,9 @@ class PlainDALLE3(nn.Module):
 class OurLosses(nn.Module):
     """The same, of whole batches."""
 
-    def __init__(self, model: nn.Module, captioner_loss: Callable[..., Any], decoder_loss: Callable[..., Any]):
+    def __init__(
+        self, model: nn.Module, captioner_loss: Callable[..., Any], decoder_loss: Callable[..., Any]
+    ):
         super().__init__()
         self.model, self.captioner_loss, self.decoder_loss = model, captioner_loss, decoder_loss
 
@@ -262,5 +266,5 @@ def cases(
             inputs,
             None,
             torch.optim.AdamW,
-            f"{decoder['process']['prediction_type']}, patch {patch}, {'training' if model.training else 'use'}",
+            f"{decoder['process']['prediction_type']}, patch {patch}, {('training', 'use')[number % 2]}",
         )

@@ -55,7 +55,9 @@ def test_a_caption_dropped_for_guidance_is_neither_short_nor_synthetic():
         dropped_rows.append((rows >= COUNT, dropped))
         return torch.where(dropped, -1, rows)
 
-    batches = DiffusionBatches(mixed(0.5, batch_size=COUNT), 10, make_context=make_context, cond_drop_prob=0.3)
+    batches = DiffusionBatches(
+        mixed(0.5, batch_size=COUNT), 10, make_context=make_context, cond_drop_prob=0.3
+    )
     contexts = torch.stack([next(batches).context for _ in range(200)])
     is_synthetic, dropped = (torch.stack(each) for each in zip(*dropped_rows, strict=True))
     kept = contexts[contexts >= 0]

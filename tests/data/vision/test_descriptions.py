@@ -25,8 +25,14 @@ def shapes():
 
 
 def test_a_description_names_category_colors_and_subject():
-    assert describe("food", {"red": 0.7, "green": 0.2, "brown": 0.1}, "apple") == "food, mostly red with green: apple"
-    assert describe("food", {"red": 0.5, "green": 0.3, "brown": 0.2}, "pie") == "food, red with green and brown: pie"
+    assert (
+        describe("food", {"red": 0.7, "green": 0.2, "brown": 0.1}, "apple")
+        == "food, mostly red with green: apple"
+    )
+    assert (
+        describe("food", {"red": 0.5, "green": 0.3, "brown": 0.2}, "pie")
+        == "food, red with green and brown: pie"
+    )
     assert describe("a symbol", {}, "plus") == "a symbol, black and white: plus"
     assert describe("a person", {"": 0.8, "red": 0.2}, "clown") == "a person, red: clown"
     many = {"red": 0.3, "blue": 0.25, "gray": 0.25, "pink": 0.2}
@@ -111,5 +117,5 @@ def test_openmojis_families_stay_in_one_part(monkeypatch):
 
 
 def test_other_data_are_refused():
-    with pytest.raises(BadInput, match="no described images 'openmojis': .*openmoji"):
+    with pytest.raises(BadInput, match=r"no described images 'openmojis': .*openmoji"):
         load_described("openmojis", size=16)

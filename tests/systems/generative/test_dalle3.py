@@ -74,12 +74,22 @@ def test_a_captioner_can_be_another_runs(run, tmp_path):
 
 def test_commands(capsys, run, tmp_path):
     code, out, _ = run_cli(
-        capsys, "sample", run, "--prompt", "red, small, on the left: circle", "-n", 4, "--out", tmp_path / "a.png"
+        capsys,
+        "sample",
+        run,
+        "--prompt",
+        "red, small, on the left: circle",
+        "-n",
+        4,
+        "--out",
+        tmp_path / "a.png",
     )
     assert code == 0
     with Image.open(out.strip()) as image:
         assert image.size == (2 * 50 + 2, 2 * 50 + 2)
-    a, b = (torch.stack(ts.sample(run, prompt="circle", num_samples=2, upsample=u)) for u in ("auto", "never"))
+    a, b = (
+        torch.stack(ts.sample(run, prompt="circle", num_samples=2, upsample=u)) for u in ("auto", "never")
+    )
     assert a.shape == b.shape == (2, 3, 8, 8)
     assert not torch.equal(a, b)
     assert torch.equal(a, torch.stack(ts.sample(run, prompt="circle", num_samples=2)))

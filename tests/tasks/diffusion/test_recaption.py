@@ -87,7 +87,9 @@ def test_a_decoder_of_long_captions_gets_an_upsampled_prompt(model):
     assert upsampled_prompt(model, metadata, described, "auto") == described
     short = metadata | {"synthetic_caption_ratio": 0.0}
     assert upsampled_prompt(model, short, "circle", "auto") == "circle"
-    assert upsampled_prompt(model, short, "circle", "always") == upsampled_prompt(model, metadata, "circle", "auto")
+    assert upsampled_prompt(model, short, "circle", "always") == upsampled_prompt(
+        model, metadata, "circle", "auto"
+    )
     for prompt, how, message in (
         ("circle", "sometimes", "unknown --upsample 'sometimes'"),
         ("", "auto", "the prompt is empty"),
@@ -142,8 +144,13 @@ def evaluated(monkeypatch, model, data):
         return torch.where(shown < len(colors.classes), shown, 0)
 
     def oracle(labeled, spec):
-        assert not {bytes(i.numpy()) for i in labeled.train.images} & {bytes(i.numpy()) for i in data.test.images}
-        return Oracle(labeled.classes, find if len(labeled.classes) > 2 else lambda pixels: pixels[:, 0, 0, 0].long() * 0)
+        assert not {bytes(i.numpy()) for i in labeled.train.images} & {
+            bytes(i.numpy()) for i in data.test.images
+        }
+        return Oracle(
+            labeled.classes,
+            find if len(labeled.classes) > 2 else lambda pixels: pixels[:, 0, 0, 0].long() * 0,
+        )
 
     monkeypatch.setattr(recaption, "sample_images", paint)
     monkeypatch.setattr(recaption, "train_or_load_classifier", oracle)
@@ -151,7 +158,12 @@ def evaluated(monkeypatch, model, data):
     def measure(changed=data):
         prompts_given.clear()
         numbers, rows = recaption.evaluate_prompts(
-            model, model.metadata | {"eval_prompts": 36}, changed, None, None, training_loss=dalle3.decoder_loss
+            model,
+            model.metadata | {"eval_prompts": 36},
+            changed,
+            None,
+            None,
+            training_loss=dalle3.decoder_loss,
         )
         return numbers, rows, list(prompts_given)
 

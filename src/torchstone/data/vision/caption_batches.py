@@ -11,7 +11,6 @@ from torchstone.data.sampler import itself
 from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
 from torchstone.parts.seeding import SeedStream, derive_generator
 
-
 # (rows of images, uniform numbers on 0..1) -> rows of captions
 DrawCaptions = Callable[[Int64[Tensor, " share"], Float[Tensor, " share"]], Int64[Tensor, " share"]]
 
@@ -19,8 +18,8 @@ DrawCaptions = Callable[[Int64[Tensor, " share"], Float[Tensor, " share"]], Int6
 class MixedCaptions:
     """Endless (images, rows of captions), from `ImageBatches` whose labels are rows of images.
 
-    Which caption an image has is drawn anew whenever it comes, by seed and position, on the CPU: neither resuming
-    nor more processes nor another device change any.
+    Which caption an image has is drawn anew whenever it comes, by seed and position, on the CPU: neither
+    resuming nor more processes nor another device change any.
     """
 
     def __init__(self, batches: ImageBatches, draw: DrawCaptions):
@@ -34,9 +33,7 @@ class MixedCaptions:
             raise AttributeError(name)
         return getattr(self.batches, name)
 
-    def __next__(
-        self,
-    ) -> tuple[Float[Tensor, "share channel height width"], Int64[Tensor, " share"]]:
+    def __next__(self) -> tuple[Float[Tensor, "share channel height width"], Int64[Tensor, " share"]]:
         generator = derive_generator(self.batches.seed, SeedStream.CAPTIONS, self.batches.position)
         u = self.batches.share_noise(torch.rand, generator)
         images, labels = next(self.batches)

@@ -3,8 +3,8 @@
     openmoji   `red apple`   `food, mostly red with green and brown: red apple`
     shapes     `circle`      `red, small, on the left: circle`
 
-The short caption of a drawing is its Unicode name. A description says what the name mostly leaves out: Unicode's
-group of the drawing, and its colors, measured on the drawing itself. After a colon the name follows.
+The short caption of a drawing is its Unicode name. A description says what the name mostly leaves out:
+Unicode's group of the drawing, and its colors, measured on the drawing itself; after a colon the name.
 
 A part of the images, `captioner`, is for the training of a captioner; what is trained on captions that the
 captioner writes has the others. All variants of one drawing are in one part.
@@ -155,9 +155,7 @@ def _contents(data: Described, split: str) -> Iterator[tuple[Tensor, tuple[str, 
             yield image, (data.short[row], data.long[row])
 
 
-Loaded = tuple[
-    UInt8[np.ndarray, "count 3 size size"], list[str], list[str], dict[str, Attribute], list[str]
-]
+Loaded = tuple[UInt8[np.ndarray, "count 3 size size"], list[str], list[str], dict[str, Attribute], list[str]]
 
 
 def make_attribute(values: list[str | None], phrase: str = "{}") -> Attribute:
@@ -193,7 +191,7 @@ def _load_openmoji(size: int) -> Loaded:
 
 
 def describe(category: str, shares: Mapping[str, float], name: str) -> str:
-    """`food, mostly red with green and brown: red apple`; without a color of three fifths `red with green`."""
+    """`food, mostly red with green: apple`; without a color of three fifths `food, red with green: apple`."""
     ordered = sorted((-share, color) for color, share in shares.items() if color and share >= MENTIONED)
     colors = [color for _, color in ordered[:MAX_MENTIONED]]
     if not colors:

@@ -121,8 +121,8 @@ def name_color(
 def color_shares(
     image: UInt8[np.ndarray, "height width 3"], mask: UInt8[np.ndarray, "height width"]
 ) -> dict[str, float]:
-    """The share of each color among the pixels inside the lines that are not white, in the order of the names;
-    nothing if there are few such pixels. Skin, which has no name of these, is the empty one."""
+    """The share of each color, by name, among the pixels inside the lines that are not white; nothing if
+    there are few such pixels. Skin, which has no name of these, is the empty one."""
     is_filled = (mask > 0) & (mask != LINE) & (image.min(2) < WHITE)
     colored = image[is_filled]
     if len(colored) < COLORED * mask.size:

@@ -1,40 +1,42 @@
-"""DALL-E 3: a diffusion model that follows its prompt, since a captioner wrote the captions it is trained on.
+"""DALL-E 3: a diffusion model that follows its prompt, since a captioner wrote what it is trained on.
 
 Paper: James Betker, Gabriel Goh, Li Jing et al., "Improving Image Generation with Better Captions", OpenAI
-2023. The captioner: Liu et al., "Visual Instruction Tuning", 2023, arXiv:2304.08485, here for the paper's, which
-is of the same form. The decoder: Ho, Jain and Abbeel, 2020, arXiv:2006.11239.
+2023. The captioner is that of Liu et al., "Visual Instruction Tuning", 2023, arXiv:2304.08485, which has the
+form of the paper's; the decoder that of Ho, Jain and Abbeel, 2020, arXiv:2006.11239.
 
 The idea. What is written beside an image names its subject at most, and leaves out what else can be seen. A
-model that is trained on such captions learns to ignore the details of a prompt. So a captioner, a language model
-that reads images, is trained on a few images with descriptions. It describes all others. The text-to-image model
-is trained on these descriptions, and now and then on the caption that was there.
+model that is trained on such captions learns to ignore the details of a prompt. So a captioner, a language
+model that reads images, is trained on a few images with descriptions. It describes all others. The model of
+images is trained on these descriptions, and now and then on the caption that was there.
 
     L(captioner) = −Σ_j log p(c_j | c_1 … c_{j−1}, F(x))                                         (equation 2)
-    c(x) = argmax, token by token, of the captioner                                    the synthetic caption
+    c(x) = the captioner's likeliest token, one after another                           the synthetic caption
     caption of a draw = c(x) with probability r, else the short one;  r = 0.95                  (section 3.4)
-    L(decoder) = E ‖v − v_θ(x_t, t, caption)‖²,  the caption dropped in a tenth of the draws
-    prompt → "details: prompt"                                            upsampling           (section 3.5)
+    L(decoder) = E ‖x₀ − x_θ(x_t, t, caption)‖²,  the caption dropped in a tenth of the draws
+    prompt → "details: prompt"                                                    upsampling    (section 3.5)
 
-Captions get long by this, and a model of long captions wants long prompts. The paper has GPT-4 rewrite a short
-prompt. Here the captioner does, which has learned to answer a short caption without an image too (a blank one): it
-writes the details, and the words of the prompt follow. `sample --upsample never` leaves it out.
+A model of long captions wants long prompts. The paper has GPT-4 rewrite a short one. Here the captioner does,
+which has learned to answer a short caption without an image too (a blank one): it writes the details, and the
+words of the prompt follow. `sample --upsample never` leaves it out.
 
     dalle3_emoji   16 × 16 in color: a U-Net of two resolutions over 8 × 8 folds of 2 × 2 pixels, a text
                    encoder of one layer; captioner of 16 patches, two blocks of vision and two of language
     dalle3_tiny    8 × 8, for tests
 
 Three stages of one run: the captioner, the captions (`captions.tsv` in the run's folder, to be read), the
-decoder. At the end samples are made for held-out descriptions, and classifiers that were trained on real images
-say which color and category they see: `attribute_accuracy`, beside that of real images (`real_…`).
+decoder. At the end samples are made for held-out descriptions, and classifiers that were trained on real
+images say which color and category they see: `attribute_accuracy`, beside that of real images (`real_…`).
+`benchmarks/recaptioning.py` trains 0, 50 and 95 % of synthetic captions side by side.
 
-The paper's own figures, which are of its data and measured by its judges, and so have no counterpart here
-(table 1; DALL-E 3, DALL-E 2, SDXL): CLIP score of MSCOCO captions 32.0, 31.4, 30.5; DrawBench by GPT-4V, short
-captions 70.4, 49.0, 46.9 %, long ones 81.0, 52.4, 51.1 %.
+The paper's own figures are of its data and its judges, and have no counterpart here (table 1; DALL-E 3,
+DALL-E 2, SDXL): CLIP score of MSCOCO captions 32.0, 31.4, 30.5; DrawBench by GPT-4V with short captions 70.4,
+49.0, 46.9 %, with long ones 81.0, 52.4, 51.1 %.
 
 What differs from the paper. Descriptions to train the captioner on come from the drawings' own colors and
-Unicode's groups, not from people; the captioner is trained from random weights, on these alone. The decoder works
-on pixels and has a text encoder of its own, trained with it, in place of latents and T5-XXL. An auxiliary head
-predicts a coarse image from the caption, as in `ddpm`. The consistency decoder is left out.
+Unicode's groups, not from people; the captioner is trained from random weights, on these alone. The decoder
+works on pixels and has a text encoder of its own, trained with it, in place of latents and T5-XXL. It
+predicts x₀, whose samples are clean after few updates. An auxiliary head predicts a coarse image from the
+caption, as in `ddpm`. The consistency decoder is left out.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +71,18 @@ from torchstone.tasks.diffusion import recaption
 from torchstone.tasks.diffusion.recaption import Captions, Setup, predict
 from torchstone.tasks.transfer import load_run_weights, load_weights
 
-__all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference", "sample"]
+__all__ = [
+    "FACTS",
+    "MARGIN",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "predict",
+    "reference",
+    "sample",
+]
 
 MARGIN = ("loss", -0.1)
 # what of the paper is written out here
@@ -80,7 +93,9 @@ STORY = ("captioner_loss", "draw_captions", "decoder_loss")
 class Recipe:
     data: str = "openmoji"  # data set of images with short captions and descriptions: openmoji, shapes
     variant: str = "dalle3_emoji"  # network variant
-    synthetic_caption_ratio: float = 0.95  # share of the draws with the captioner's caption, not the short one
+    synthetic_caption_ratio: float = (
+        0.95  # share of the draws with the captioner's caption, not the short one
+    )
     captioner: str | None = None  # captioner to use: a run of dalle3 (default: a new one is trained)
     captioner_steps: int = 300  # number of updates of the captioner
     captioner_batch_size: int = 64  # images per update of the captioner, half of them blank
@@ -89,7 +104,7 @@ class Recipe:
     cond_drop_prob: float = 0.1  # probability of dropping the caption (classifier-free guidance)
     beta_schedule: Literal["linear", "cosine", "scaled_linear"] = "cosine"  # noise schedule
     timesteps: int = 1000  # number of timesteps T
-    prediction_type: Literal["epsilon", "x0", "v"] = "v"  # prediction target: epsilon, x0 or v
+    prediction_type: Literal["epsilon", "x0", "v"] = "x0"  # prediction target: epsilon, x0 or v
     dropout: float = 0.0  # dropout probability of the decoder's residual blocks
     augment: str = "none"  # augmentation of the decoder's images, such as flip
     steps: int = 500  # number of updates of the decoder
@@ -158,8 +173,10 @@ class DALLE3(nn.Module):
 
 
 def captioner_loss(net: Any, batch: QuestionBatch) -> dict[str, Tensor]:
-    """−log p(c_j | c_1 … c_{j−1}, F(x)), the mean over the captions' tokens in nats (equation 2). The image and
-    what is asked about it are read, not predicted: their targets are padding."""
+    """−log p(c_j | c_1 … c_{j−1}, F(x)), the mean over the captions' tokens in nats (equation 2).
+
+    The image and what is asked about it are read, not predicted: their targets are padding.
+    """
     logits = net(batch.images, batch.tokens)  # (B, T, V)
     metrics = token_loss(logits, batch.targets, pad=PAD_ID)
     return {"loss": metrics["loss"], "token_accuracy": metrics["accuracy"], "weight": metrics["weight"]}
@@ -168,9 +185,9 @@ def captioner_loss(net: Any, batch: QuestionBatch) -> dict[str, Tensor]:
 def draw_captions(
     labels: Int64[Tensor, " batch"], u: Float[Tensor, " batch"], count: int, ratio: float
 ) -> Int64[Tensor, " batch"]:
-    """The caption of each image of a batch: row i is the short one of image i, row `count` + i the synthetic one,
-    which is taken with probability `ratio` (section 3.4). Whether a caption is dropped for guidance is another
-    draw, which has no part in it.
+    """The caption of each image of a batch: row i is the short one of image i, row `count` + i the synthetic
+    one, which is taken with probability `ratio` (section 3.4). Whether a caption is dropped for guidance is
+    another draw, which has no part in it.
 
     Args:
         u: uniform on 0..1.
@@ -181,16 +198,14 @@ def draw_captions(
 def decoder_loss(
     net: Callable[..., Tensor], process: DiffusionProcess, schedule: NoiseSchedule, batch: DiffusionBatch
 ) -> Tensor:
-    """The mean squared error of the prediction, here of v = √ᾱ_t ε − √(1 − ᾱ_t) x₀, given the caption drawn."""
+    """The mean squared error of the prediction given the caption drawn, here of x₀."""
     x0, t, epsilon, captions = batch
     prediction = net(q_sample(schedule, x0, t, epsilon), t, captions)
     return F.mse_loss(prediction, schedule.training_target(process.prediction_type, x0, epsilon, t))
 
 
 sample = partial(recaption.sample, p_sample=p_sample)
-evaluate = partial(
-    recaption.evaluate, p_sample=p_sample, training_loss=decoder_loss, classifier=CLASSIFIER
-)
+evaluate = partial(recaption.evaluate, p_sample=p_sample, training_loss=decoder_loss, classifier=CLASSIFIER)
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -258,10 +273,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         },
         "decoder": {
             **config["decoder"],
-            "text_encoder": {
-                **text_encoder,
-                "vocab_size": 3 + len(words | set(tokenizer.get_vocab())),
-            },
+            "text_encoder": {**text_encoder, "vocab_size": 3 + len(words | set(tokenizer.get_vocab()))},
             "dropout": recipe.dropout,
             "process": {
                 "beta_schedule": recipe.beta_schedule,

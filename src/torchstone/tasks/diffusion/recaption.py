@@ -1,4 +1,4 @@
-"""Re-captioning in three stages: a captioner is trained, it writes the captions, a decoder is trained on them."""
+"""Re-captioning in three stages: a captioner is trained, it writes captions, a decoder is trained on them."""
 
 import dataclasses
 import json
@@ -18,13 +18,7 @@ from torchstone.data.vision.augment import make_augmentation
 from torchstone.data.vision.caption_batches import DrawCaptions, MixedCaptions
 from torchstone.data.vision.captioned import Captioned, split_words, token_ids, word_tokenizer
 from torchstone.data.vision.dataset import ImageSplit, normalize
-from torchstone.data.vision.descriptions import (
-    Attribute,
-    Described,
-    details_of,
-    load_described,
-    with_details,
-)
+from torchstone.data.vision.descriptions import Attribute, Described, details_of, load_described, with_details
 from torchstone.data.vision.diffusion_batches import DiffusionBatch, DiffusionBatches
 from torchstone.data.vision.preprocess import preprocess
 from torchstone.data.vision.question_batches import (
@@ -153,9 +147,7 @@ def describe_images(model: Any, images: Pixels, captions: Captions, picture: Map
     return write(model.captioner, x, captions, [DESCRIBE] * len(x))
 
 
-def upsample(
-    model: Any, prompts: Sequence[str], captions: Captions, picture: Mapping[str, Any]
-) -> list[str]:
+def upsample(model: Any, prompts: Sequence[str], captions: Captions, picture: Mapping[str, Any]) -> list[str]:
     """Short prompts as descriptions: the captioner, without an image, writes the details; the prompt's own
     words follow."""
     size, device = picture["size"], next(model.parameters()).device
@@ -186,9 +178,7 @@ class Setup(NamedTuple):
 
     def sampling(self) -> SamplingConfig:
         recipe = self.recipe
-        return SamplingConfig(
-            recipe.sampling_steps, recipe.sampler, guidance_scale=recipe.guidance_scale
-        )
+        return SamplingConfig(recipe.sampling_steps, recipe.sampler, guidance_scale=recipe.guidance_scale)
 
     def metadata(self) -> dict[str, Any]:
         return {
@@ -303,7 +293,7 @@ class CaptionWriter:
             new.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def accuracy(self) -> dict[str, float]:
-        """The share of images of which the caption says what is true, by attribute; 0 before there are any."""
+        """The share of images whose caption says what is true, by attribute; 0 before there are any."""
         found = {}
         for name, attribute in self.setup.data.attributes.items():
             right = [
@@ -407,15 +397,9 @@ def train_decoder(
     make_context = caption_context(mixed.table, empty)
     batches = MixedCaptions(image_batches(recipe, data.train, data.metadata), draw_captions)
     stream = DiffusionBatches(
-        batches,
-        len(schedule),
-        make_context=make_context,
-        cond_drop_prob=recipe.cond_drop_prob,
+        batches, len(schedule), make_context=make_context, cond_drop_prob=recipe.cond_drop_prob
     )
-    metadata = setup.metadata() | {
-        "tokenizer": to_metadata(mixed.tokenizer),
-        "length": mixed.table.shape[1],
-    }
+    metadata = setup.metadata() | {"tokenizer": to_metadata(mixed.tokenizer), "length": mixed.table.shape[1]}
     num_val, sheet_steps = len(data.val), min(recipe.sampling_steps, MAX_SHEET_STEPS)
     passes = sheet_steps * (1 + (recipe.guidance_scale not in (0, 1)))
 
@@ -441,9 +425,7 @@ def train_decoder(
 
     def report(folder: Path) -> None:
         prompts = example_prompts(NEAREST_SAMPLES)
-        memorization.save_nearest_sheet(
-            sample(prompts), mixed.data, folder / "nearest.png", captions=prompts
-        )
+        memorization.save_nearest_sheet(sample(prompts), mixed.data, folder / "nearest.png", captions=prompts)
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
 
     run = Run(
@@ -481,9 +463,7 @@ class PromptRow(NamedTuple):
     found: dict[str, str]
 
 
-def decoder_tokens(
-    metadata: Mapping[str, Any], prompts: Sequence[str]
-) -> Int64[Tensor, "count tokens"]:
+def decoder_tokens(metadata: Mapping[str, Any], prompts: Sequence[str]) -> Int64[Tensor, "count tokens"]:
     """Prompts as the decoder reads them; words of no training caption are unknown."""
     return token_ids(from_metadata(metadata["tokenizer"]), list(prompts), metadata["length"])
 
@@ -514,9 +494,9 @@ def evaluate_prompts(
     """The loss on held-out images with their descriptions, and what samples of their prompts show.
 
     Of each kind of prompt one sample each, from the same noise; `NAME_accuracy` is the share in which a
-    classifier of real images finds the attribute's value that the held-out image has, `attribute_accuracy` the
-    mean over attributes, `short_…` and `upsampled_…` those of other prompts, `real_…` what the classifier
-    reaches on the held-out images themselves, and `majority_…` the answer most frequent in training.
+    classifier of real images finds the attribute's value that the held-out image has, `attribute_accuracy`
+    the mean over attributes, `short_…` and `upsampled_…` those of other prompts, `real_…` what the classifier
+    reaches on the held-out images themselves, and `majority_…` the value most frequent in training.
     """
     process, device = model.decoder.process, data.test.labels.device
     schedule = process.noise_schedule().to(device)
@@ -592,16 +572,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """`evaluate_prompts` on the test split of `source`, or on all of its images."""
     check_decoder(metadata)
-    data = load_described(
-        source, size=metadata["picture"]["size"], device=next(model.parameters()).device
-    )
+    data = load_described(source, size=metadata["picture"]["size"], device=next(model.parameters()).device)
     if not held_out:
         splits = (data.captioner, data.train, data.val, data.test)
         parts = (torch.cat([getattr(each, name) for each in splits]) for name in ("labels", "images"))
         data = dataclasses.replace(data, test=ImageSplit(*parts))
-    numbers, _ = evaluate_prompts(
-        model, metadata, data, p_sample, classifier, training_loss=training_loss
-    )
+    numbers, _ = evaluate_prompts(model, metadata, data, p_sample, classifier, training_loss=training_loss)
     return numbers | {"images": len(data.test)}
 
 
