@@ -48,15 +48,17 @@ def test_each_stage_trains_its_own_part():
 
 
 @pytest.mark.parametrize(("ratio", "words"), [(0.0, 6), (1.0, 9)])
-def test_words_of_no_training_caption_are_unknown(ratio, words):
+def test_words_of_no_training_caption_are_unknown(run, ratio, words):
     """Of short captions the decoder knows the six shapes alone, whatever the captioner wrote."""
-    *_, last = stages(captioner_steps=40, steps=2, synthetic_caption_ratio=ratio)
+    for last in stages(captioner=str(run), steps=2, synthetic_caption_ratio=ratio):
+        if "captions" in last.state:
+            fit(last, quiet=True)
     from torchstone.data.text.tokenizers import from_metadata
 
     vocab = set(from_metadata(last.metadata["tokenizer"]).get_vocab()) - {"[PAD]", "[START]", "[UNK]"}
     print(sorted(vocab))
     shapes = {"circle", "ring", "square", "diamond", "triangle", "cross"}
-    assert vocab == shapes if ratio == 0 else len(vocab) >= words or not vocab & shapes
+    assert vocab == shapes if ratio == 0 else len(vocab) >= words
     batch = next(last.stream)
     lengths = (batch.context != 0).sum(1)
     if ratio == 0:

@@ -1,6 +1,7 @@
 """Re-captioning: captions are the captioner's own greedy ones, and samples are evaluated by prompts and
 classifiers that neither captioner nor decoder has a part in."""
 
+import dataclasses
 import json
 
 import pytest
@@ -13,7 +14,8 @@ from torchstone.data.vision.descriptions import load_described, spaced
 from torchstone.data.vision.question_batches import ASSISTANT_ID, END_ID, IMAGE_ID, SPECIAL_TOKENS, USER_ID
 from torchstone.errors import BadInput
 from torchstone.metrics.classifier_features import ClassifierFeatures
-from torchstone.systems.generative import dalle3
+from torchstone.systems.generative import CLASSIFIER, dalle3
+from torchstone.systems.generative.ddpm import p_sample
 from torchstone.tasks.diffusion import recaption
 from torchstone.tasks.diffusion.recaption import Captions, upsample, upsampled_prompt
 
@@ -60,8 +62,8 @@ def test_written_captions_are_the_captioners_own_greedy_ones(run, model, data):
     images = torch.cat([data.train.images, data.val.images])
     for i in (0, 7, 50, len(rows) - 1):
         x = normalize(images[i : i + 1], data.metadata)[0]
-        assert lines[i + 1][1] == greedy(model, x, recaption.DESCRIBE)
-    written = [line[1] for line in lines[1:]]
+        assert spaced(lines[i + 1][1]) == greedy(model, x, recaption.DESCRIBE)
+    written = [spaced(line[1]) for line in lines[1:]]
     truth = [spaced(line[2]) for line in lines[1:]]
     same = sum(a == b for a, b in zip(written, truth, strict=True))
     print(f"{same} of {len(truth)} captions are their description, {len(set(written))} different ones")
@@ -130,7 +132,7 @@ def evaluated(monkeypatch, model, data):
     colors = data.attributes["color"]
     prompts_given = []
 
-    def paint(p_sample, net, count, config, *, context, **_):
+    def paint(step, net, count, config, *, context, **_):
         vocab = from_metadata(model.metadata["tokenizer"]).get_vocab()
         prompts_given.append(context)
         pixels = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
@@ -144,26 +146,19 @@ def evaluated(monkeypatch, model, data):
         return torch.where(shown < len(colors.classes), shown, 0)
 
     def oracle(labeled, spec):
-        assert not {bytes(i.numpy()) for i in labeled.train.images} & {
-            bytes(i.numpy()) for i in data.test.images
-        }
-        return Oracle(
-            labeled.classes,
-            find if len(labeled.classes) > 2 else lambda pixels: pixels[:, 0, 0, 0].long() * 0,
-        )
+        assert len(labeled.train) == len(data.captioner) + len(data.train)  # none of the test
+        is_color = len(labeled.classes) > 2
+        return Oracle(labeled.classes, find if is_color else lambda pixels: pixels[:, 0, 0, 0].long() * 0)
 
     monkeypatch.setattr(recaption, "sample_images", paint)
     monkeypatch.setattr(recaption, "train_or_load_classifier", oracle)
 
     def measure(changed=data):
         prompts_given.clear()
+        metadata = model.metadata | {"eval_prompts": 36}
+        loss = dalle3.decoder_loss
         numbers, rows = recaption.evaluate_prompts(
-            model,
-            model.metadata | {"eval_prompts": 36},
-            changed,
-            None,
-            None,
-            training_loss=dalle3.decoder_loss,
+            model, metadata, changed, p_sample, CLASSIFIER, training_loss=loss
         )
         return numbers, rows, list(prompts_given)
 
@@ -197,8 +192,6 @@ def test_real_images_and_the_most_frequent_value_are_the_levels_to_compare_with(
     assert numbers["majority_color_accuracy"] == pytest.approx(float(share))
     images = torch.full_like(data.test.images, 3)
     with_threes = ImageSplit(data.test.labels, images)
-    import dataclasses
-
     changed = dataclasses.replace(data, test=with_threes)
     threes = (colors.labels[data.test.labels] == 3).double().mean()
     assert evaluated(changed)[0]["real_color_accuracy"] == pytest.approx(float(threes))

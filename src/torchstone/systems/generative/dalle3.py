@@ -97,7 +97,7 @@ class Recipe:
         0.95  # share of the draws with the captioner's caption, not the short one
     )
     captioner: str | None = None  # captioner to use: a run of dalle3 (default: a new one is trained)
-    captioner_steps: int = 300  # number of updates of the captioner
+    captioner_steps: int = 200  # number of updates of the captioner
     captioner_batch_size: int = 64  # images per update of the captioner, half of them blank
     captioner_lr: float = 2e-3  # learning rate of the captioner
     captioner_augment: str = "flip"  # augmentation of the captioner's images
@@ -107,15 +107,15 @@ class Recipe:
     prediction_type: Literal["epsilon", "x0", "v"] = "x0"  # prediction target: epsilon, x0 or v
     dropout: float = 0.0  # dropout probability of the decoder's residual blocks
     augment: str = "none"  # augmentation of the decoder's images, such as flip
-    steps: int = 500  # number of updates of the decoder
+    steps: int = 200  # number of updates of the decoder
     batch_size: int = 32  # images per update of the decoder
     optim: OptimConfig = OptimConfig(
         lr=2e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
     )  # optimizer, schedule, precision
     sampler: Literal["ddpm", "ddim"] = "ddim"  # sampler: ddpm (ancestral) or ddim
-    sampling_steps: int = 10  # number of sampling steps
+    sampling_steps: int = 8  # number of sampling steps
     guidance_scale: float = 2.0  # guidance scale s of samples, 1 for no guidance
-    eval_prompts: int = 200  # number of held-out prompts evaluated at the end (0: none)
+    eval_prompts: int = 140  # number of held-out prompts evaluated at the end (0: none)
     seed: int = 0  # random seed of weights, data order, captions drawn and noise
     device: str = "auto"  # device: auto, cpu, cuda or mps
 

@@ -342,7 +342,8 @@ def mix_captions(setup: Setup, writer: CaptionWriter) -> MixedData:
     data, ratio = setup.data, setup.recipe.synthetic_caption_ratio
     device, count = data.train.labels.device, len(data.short)
     written = [""] * count
-    for row, text in zip(writer.labels, writer.texts, strict=True):
+    # none are written yet where a run is only made to be looked at
+    for row, text in zip(writer.labels, writer.texts, strict=False):
         written[row] = text
     rows = data.train.labels.tolist()
     texts = [data.short[row] for row in rows] * (ratio < 1) + [written[row] for row in rows] * (ratio > 0)
