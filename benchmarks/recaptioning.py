@@ -64,10 +64,10 @@ def right_by_prompt(folder: Path, kind: str) -> np.ndarray:
         rows = [
             row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row["kind"] == kind
         ]
-    names = sorted({name for row in rows for name in json.loads(row["asked"])})
+    names = sorted({name for row in rows for name in json.loads(row["expected"])})
     table = np.zeros((len(rows), len(names), 2))
     for i, row in enumerate(rows):
-        asked, found = json.loads(row["asked"]), json.loads(row["found"])
+        asked, found = json.loads(row["expected"]), json.loads(row["found"])
         for j, name in enumerate(names):
             table[i, j] = (asked.get(name) == found[name], name in asked)
     return table
@@ -179,7 +179,9 @@ def main() -> None:
     with (first["openmoji"] / "prompts.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     described = [
-        row["prompt"] for row in rows if row["kind"] == "description" and "color" in json.loads(row["asked"])
+        row["prompt"]
+        for row in rows
+        if row["kind"] == "description" and "color" in json.loads(row["expected"])
     ]
     chosen = [described[i] for i in np.linspace(0, len(described) - 1, args.prompts).round().astype(int)]
     draw_sheet({recipe: first[recipe] for recipe in MIXTURES}, chosen, args.out / "sheet.png")

@@ -171,7 +171,7 @@ class PlainDALLE3(nn.Module):
                     scores = logits[position]
                     nats = nats + scores.exp().sum().log() - scores[answer[position]]
                     count += 1
-        return torch.stack(predictions), sum(errors) / len(errors), nats / count  # ty: ignore[unsupported-operator]
+        return torch.stack(predictions), torch.stack(errors).mean(), nats / count
 
 
 class OurLosses(nn.Module):

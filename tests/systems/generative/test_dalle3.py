@@ -123,8 +123,10 @@ def test_options_that_do_not_fit_are_refused(capsys, run, tmp_path, words, messa
 def test_a_run_without_a_trained_decoder_is_refused(run):
     model = ts.load(run)
     unfinished = {name: each for name, each in model.metadata.items() if name != "tokenizer"}
-    with pytest.raises(BadInput, match="not trained yet"):
+    with pytest.raises(BadInput, match="nothing to sample yet"):
         dalle3.sample(model, unfinished)
+    with pytest.raises(BadInput, match="nothing to evaluate yet"):
+        dalle3.evaluate(model, unfinished, "shapes", held_out=True)
 
 
 def test_fields_that_make_no_mixture_are_refused(capsys, tmp_path):

@@ -179,7 +179,7 @@ def test_samples_are_evaluated_by_descriptions_that_no_captioner_wrote(evaluated
     assert [sorted(each) for each in words] == [sorted(spaced(text).split()) for text in expected]
     assert [row.prompt for row in rows if row.kind == "description"] == expected
     assert {row.kind for row in rows} == {"description", "short", "upsampled"}
-    wrong = [row for row in rows if row.kind == "description" and row.asked["color"] != row.found["color"]]
+    wrong = [row for row in rows if row.kind == "description" and row.expected["color"] != row.found["color"]]
     assert not wrong
 
 
@@ -202,6 +202,6 @@ def test_prompts_and_what_was_found_are_written(tmp_path, evaluated):
     recaption.save_prompts(rows, tmp_path / "prompts.tsv")
     lines = (tmp_path / "prompts.tsv").read_text().splitlines()
     assert len(lines) == 1 + 3 * 36
-    kind, prompt, asked, found = lines[1].split("\t")
+    kind, prompt, expected_values, found = lines[1].split("\t")
     assert (kind, prompt) == ("description", rows[0].prompt)
-    assert (json.loads(asked), json.loads(found)) == (rows[0].asked, rows[0].found)
+    assert (json.loads(expected_values), json.loads(found)) == (rows[0].expected, rows[0].found)

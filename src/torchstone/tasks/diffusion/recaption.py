@@ -190,6 +190,7 @@ class Setup(NamedTuple):
             "source": self.data.name,
             "sampling": dataclasses.asdict(self.sampling()),
             "captioner": self.captions.to_metadata(),
+            "length": self.model.decoder.text_encoder.max_length,
             "synthetic_caption_ratio": self.recipe.synthetic_caption_ratio,
             "eval_prompts": self.recipe.eval_prompts,
             "examples": [self.data.short[row] for row in self.data.test.labels.tolist()[:4]],
@@ -400,7 +401,7 @@ def train_decoder(
     stream = DiffusionBatches(
         batches, len(schedule), make_context=make_context, cond_drop_prob=recipe.cond_drop_prob
     )
-    metadata = setup.metadata() | {"tokenizer": to_metadata(mixed.tokenizer), "length": mixed.table.shape[1]}
+    metadata = setup.metadata() | {"tokenizer": to_metadata(mixed.tokenizer)}
     num_val, sheet_steps = len(data.val), min(recipe.sampling_steps, MAX_SHEET_STEPS)
     passes = sheet_steps * (1 + (recipe.guidance_scale not in (0, 1)))
 
@@ -456,11 +457,11 @@ def train_decoder(
 
 
 class PromptRow(NamedTuple):
-    """A held-out image's prompt, and by attribute what was asked for and what the classifier finds."""
+    """A held-out image's prompt, and by attribute what it is and what the classifier finds."""
 
     kind: str
     prompt: str
-    asked: dict[str, str]
+    expected: dict[str, str]
     found: dict[str, str]
 
 
@@ -554,9 +555,9 @@ def share_right(attribute: Attribute, rows: Sequence[int], found: Int64[Tensor, 
 
 
 def save_prompts(rows: Sequence[PromptRow], file: Path) -> None:
-    """A line each: kind of prompt, prompt, what was asked for and what was found, as JSON."""
-    lines = ["kind\tprompt\tasked\tfound"]
-    lines += [f"{r.kind}\t{r.prompt}\t{json.dumps(r.asked)}\t{json.dumps(r.found)}" for r in rows]
+    """A line each: kind of prompt, prompt, what is expected and what was found, as JSON."""
+    lines = ["kind\tprompt\texpected\tfound"]
+    lines += [f"{r.kind}\t{r.prompt}\t{json.dumps(r.expected)}\t{json.dumps(r.found)}" for r in rows]
     with atomic_write(file) as new:
         new.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -572,7 +573,7 @@ def evaluate(
     classifier: ClassifierSpec,
 ) -> dict[str, Any]:
     """`evaluate_prompts` on the test split of `source`, or on all of its images."""
-    check_decoder(metadata)
+    check_decoder(metadata, "evaluate")
     data = load_described(source, size=metadata["picture"]["size"], device=next(model.parameters()).device)
     if not held_out:
         splits = (data.captioner, data.train, data.val, data.test)
@@ -585,10 +586,12 @@ def evaluate(
 # ---------------------------------------------------------------------------------------------- use
 
 
-def check_decoder(metadata: Mapping[str, Any]) -> None:
+def check_decoder(metadata: Mapping[str, Any], verb: str) -> None:
     """Refuse a run whose decoder is not trained yet."""
     if "tokenizer" not in metadata:
-        raise BadInput("the decoder of this run is not trained yet: resume the run first")
+        raise BadInput(
+            f"nothing to {verb} yet: the decoder of this run is trained in its last stage; resume the run"
+        )
 
 
 def upsampled_prompt(model: Any, metadata: Mapping[str, Any], prompt: str, how_to: str) -> str:
@@ -643,7 +646,7 @@ def sample(
     Raises:
         BadInput: a number, a word or a file that is not possible; no trained decoder.
     """
-    check_decoder(metadata)
+    check_decoder(metadata, "sample")
     if num_samples < 1:
         raise BadInput(f"num_samples must be at least 1, not {num_samples}")
     given = {"steps": sampling_steps, "guidance_scale": guidance_scale, "seed": seed}
@@ -651,9 +654,8 @@ def sample(
         SamplingConfig.from_metadata(metadata["sampling"]),
         **{name: value for name, value in given.items() if value is not None},
     )
-    texts = [upsampled_prompt(model, metadata, each, upsample) for each in [prompt] if each is not None]
-    if not texts:
-        texts = [upsampled_prompt(model, metadata, each, upsample) for each in metadata["examples"]]
+    wanted = metadata["examples"] if prompt is None else [prompt]
+    texts = [upsampled_prompt(model, metadata, each, upsample) for each in wanted]
     prompts = [texts[i % len(texts)] for i in range(num_samples)]
     context = decoder_tokens(metadata, prompts)
     images = sample_images(p_sample, model.decoder, num_samples, sampling, context=context)
