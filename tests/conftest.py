@@ -25,6 +25,7 @@ RUNS = {
     "ddpm": ("ddpm/smoke", {}, {}),
     "dqn": ("dqn/smoke", {}, {}),
     "stylegan": ("stylegan/smoke", {}, {}),
+    "dalle3": ("dalle3/smoke", {}, {}),
 }
 
 

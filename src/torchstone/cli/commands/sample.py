@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("run", metavar="RUN", help="a run's folder; with --weights the name of a network")
     add("--weights", metavar="FILE", help="published weights, in place of a run")
     add("--prompt", metavar="TEXT", help="prompt: the beginning of the text, or the image's caption")
+    add(
+        "--upsample", metavar="WHEN", help="DALL-E 3: rewrite a short prompt in detail: auto, always or never"
+    )
     add("--label", metavar="K", help="class label of the images (default: all in turn)")
     add("--from-label", metavar="K", help="path in latent space: the class it begins at, with --to-label")
     add("--to-label", metavar="K", help="the class that it ends at, or whose direction it takes")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchstone.data.sampler import itself
 from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
+from torchstone.data.vision.caption_batches import MixedCaptions
 from torchstone.parts.seeding import SeedStream, derive_generator
 
 # (labels, dropped) -> the network's condition; where `dropped` is True, the one that says nothing
@@ -40,7 +41,7 @@ class DiffusionBatches:
 
     def __init__(
         self,
-        batches: ImageBatches,
+        batches: ImageBatches | MixedCaptions,
         timesteps: int,
         *,
         make_context: MakeContext | None = None,

@@ -127,7 +127,7 @@ def load_image_texts(
         )
         num_test, num_val = NUM_TEST, NUM_VAL
     elif source == GENERATED:
-        arrays, texts = _draw_shapes(size)
+        arrays, texts = draw_shapes(size)
         translations, families = [()] * len(texts), [each[0] for each in texts]
         description = f"{source}: {len(texts)} drawn shapes of a size, color and side"
         num_test, num_val = len(texts) // 10, len(texts) // 20
@@ -237,7 +237,7 @@ def _add_twemoji(train: ImageSplit, codes: Sequence[str], size: int) -> tuple[Im
     return ImageSplit(torch.cat([train.labels, labels]), both), len(found)
 
 
-def _draw_shapes(size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+def draw_shapes(size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
     """Each shape in each color, small and large, on either side; captions with and without the last two."""
     steps = (np.arange(size) + 0.5) / size
     pictures, texts = [], []
