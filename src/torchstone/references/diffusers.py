@@ -1,4 +1,4 @@
-"""U-Nets of diffusers with random configurations."""
+"""Networks of diffusers with random configurations."""
 
 import random
 from collections.abc import Iterator
@@ -48,4 +48,28 @@ def random_unets(count: int, seed: int = 0) -> Iterator[Any]:
             center_input_sample=rng.random() < 0.3,
             time_embedding_dim=rng.choice([None, 20]),
             num_class_embeds=5 if number % 3 == 2 else None,
+        )
+
+
+def random_autoencoders(count: int, seed: int = 0) -> Iterator[Any]:
+    """diffusers' `AutoencoderKL` sampled with a fixed seed: one to three resolutions, every switch."""
+    rng = random.Random(seed)
+    for number in range(count):
+        groups, resolutions = rng.choice([2, 4]), 1 + number % 3
+        # at least two channels per group: with one, the bias before a norm has no gradient
+        widths = [2 * groups * rng.randint(1, 2) for _ in range(resolutions)]
+        yield import_diffusers().AutoencoderKL(
+            in_channels=rng.choice([1, 3]),
+            out_channels=rng.choice([1, 3]),
+            down_block_types=("DownEncoderBlock2D",) * resolutions,
+            up_block_types=("UpDecoderBlock2D",) * resolutions,
+            block_out_channels=tuple(widths),
+            layers_per_block=rng.choice([1, 2]),
+            act_fn=rng.choice(["silu", "gelu", "relu"]),
+            latent_channels=rng.choice([1, 3, 4]),
+            norm_num_groups=groups,
+            scaling_factor=rng.choice([0.18215, 0.7, 3.0]),
+            use_quant_conv=rng.random() < 0.7,
+            use_post_quant_conv=rng.random() < 0.7,
+            mid_block_add_attention=rng.random() < 0.7,
         )
