@@ -340,13 +340,13 @@ TRANSFORMER = (
     (r"\.transformer_blocks\.", ".transformer."),
     (r"\.attn1\.to_([qkv])\.", r".attention.\1."),
     (r"\.attn1\.to_out\.0\.", ".attention.out."),
-    (r"\.attn2\.to_q\.", ".text.query."),  # no part of a joint projection: a text is of another width
+    (r"\.attn2\.to_q\.", ".text.locations."),  # no part of a joint projection: a text is of another width
     (r"\.attn2\.to_([kv])\.", r".text.\1."),
     (r"\.attn2\.to_out\.0\.", ".text.out."),
     (r"\.ff\.net\.0\.proj\.", ".feed_forward.proj."),
     (r"\.ff\.net\.2\.", ".feed_forward.down."),
 )
-AFTER = ((r"\.transformer\.", ".blocks."), (r"\.text\.query\.", ".text.q."))
+AFTER = ((r"\.transformer\.", ".blocks."), (r"\.text\.locations\.", ".text.q."), (r"^time\.2\.", "time.1."))
 
 
 def published_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -165,7 +165,7 @@ def spaced_timesteps(process: DiffusionProcess, name: str, steps: int) -> list[f
 
 def noise_levels(alphas_cumprod: Tensor, timesteps: list[float]) -> Tensor:
     """σ/α at each timestep, linear between two of them, and 0 at the end."""
-    table = np.array(((1 - alphas_cumprod) / alphas_cumprod) ** 0.5)
+    table = (((1 - alphas_cumprod) / alphas_cumprod) ** 0.5).numpy()
     levels = np.interp(timesteps, np.arange(len(table)), table)
     return torch.from_numpy(np.append(levels, 0.0).astype(np.float32))
 

@@ -146,7 +146,8 @@ class LatentUNet(nn.Module):
                 dropout=config.dropout,
             )
 
-        self.time = nn.Sequential(nn.Linear(width, embed_dim), nn.SiLU(), nn.Linear(embed_dim, embed_dim))
+        self.activation = ACTIVATIONS[config.activation]
+        self.time = nn.ModuleList([nn.Linear(width, embed_dim), nn.Linear(embed_dim, embed_dim)])
         self.conv_in = nn.Conv2d(config.channels, width, 3, padding=1)
         make: Any = make_transformer  # in the place of `AttentionBlock`s
         convolve = [True] * len(widths)
@@ -182,7 +183,9 @@ class LatentUNet(nn.Module):
         x = 2 * x - 1 if config.center_input else x
         shift, flip = config.freq_shift, config.flip_sin_to_cos
         embedding = timestep_embedding(t, config.widths[0], freq_shift=shift, flip_sin_to_cos=flip)
-        e = ACTIVATIONS[config.activation](self.time(embedding.to(x.dtype)))
+        e = embedding.to(x.dtype)
+        for layer in self.time:
+            e = self.activation(layer(e))
         x = self.conv_in(x)
         skips = [x]
         for stage in self.down:
@@ -190,7 +193,7 @@ class LatentUNet(nn.Module):
         x = self.middle_after(self.middle_attention(self.middle_before(x, e), text), e)
         for stage in self.up:
             x = stage(x, e, skips, text)
-        return self.conv_out(F.silu(self.norm(x)))
+        return self.conv_out(self.activation(self.norm(x)))
 
 
 class LatentDiffusion(nn.Module):
@@ -447,7 +450,7 @@ FACTS = [
     Fact("Stable Diffusion 1, text encoder parameters", partial(count_part, "sd1", "text"), 123_060_480),
     Fact("Stable Diffusion 2, U-Net parameters", partial(count_part, "sd2", "unet"), 865_910_724),
     Fact("largest σ/α of the schedule", partial(noise_ratio, 999), 14.6146, 1e-4),
-    Fact("smallest σ/α of the schedule", partial(noise_ratio, 0), 0.0291672, 1e-7),
+    Fact("smallest σ/α of the schedule", partial(noise_ratio, 0), 0.0291672, 1e-6),
 ]
 
 
