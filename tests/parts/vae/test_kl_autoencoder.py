@@ -43,7 +43,7 @@ class Ours(nn.Module):
 def pair(theirs, dtype=torch.float64, size=12):
     """Our network with the weights of theirs, and inputs."""
     for parameter in theirs.parameters():
-        nn.init.normal_(parameter, std=0.2 if dtype == torch.float64 else 0.1)  # rounding adds up
+        nn.init.normal_(parameter, std=0.2)
     theirs.to(dtype).eval()
     config = json.loads(theirs.to_json_string())
     ours = KLAutoencoder(hub.from_config(config)).to(dtype)
@@ -67,7 +67,9 @@ def check_parity(theirs, dtype=torch.float64, size=12) -> None:
     checks = _parity("kl_autoencoder", 1, case)
     print([check.measured for check in checks])
     assert len(checks) == 3
-    assert all(check.passed for check in checks), [check.measured for check in checks]
+    # in single precision: before a group norm a bias's gradient is a small difference of large terms
+    tolerances = [1e-10] * 3 if dtype == torch.float64 else [1e-5, 1e-4, 1e-5]
+    assert all(check.measured <= most for check, most in zip(checks, tolerances, strict=True))
 
 
 @pytest.mark.parametrize("number", range(2))

@@ -20,6 +20,7 @@ from torchstone.metrics.classifier_features import FeatureClassifier, resize_for
 from torchstone.parts.diffusion.process import DenoiseFn, DiffusionProcess, NoiseSchedule, randn_like
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import sample_grid
+from torchstone.tasks.anomaly import check_finite
 
 Images = Float[Tensor, "batch channel height width"]
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -247,6 +248,7 @@ def sample_images(
     progress: bool = True,
 ) -> Pixels:
     """`count` images from the noise of `config.seed`, on the CPU; the same on every device but for rounding.
+    Latents, of a model that has an autoencoder, are decoded.
 
     Args:
         context: label or token ids of each image.
@@ -259,7 +261,7 @@ def sample_images(
     generator = torch.Generator().manual_seed(config.seed)
     x_T = torch.randn(count, *model.shape, generator=generator)
     steps = len(config.process(model.process).timestep_pairs(config.steps))
-    metadata = sample_grid.symmetric_range({"channels": model.shape[0]})
+    autoencoder = getattr(model, "autoencoder", None)
     images = []
     for rows in torch.arange(count).split(CHUNK_SIZE):
         condition = None if context is None else context[rows].to(device)
@@ -279,6 +281,10 @@ def sample_images(
         ((x, _),) = deque(track(loop, title, steps) if progress else loop, maxlen=1)
         if not torch.isfinite(x).all():
             raise BadInput("the samples are not finite: the network's weights are damaged, or diverged")
+        if autoencoder is not None:
+            with torch.no_grad():
+                x = check_finite(autoencoder.from_latents(x), "decoded samples")
+        metadata = sample_grid.symmetric_range({"channels": x.shape[1]})
         images.append(sample_grid.to_uint8(x, metadata).cpu())
     return torch.cat(images)
 
