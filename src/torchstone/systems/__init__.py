@@ -195,7 +195,7 @@ ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
     variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke
 ldm: Latent diffusion, 2021. Rombach, Blattmann, Lorenz et al., arXiv:2112.10752
-    variants: sd1 sd2 sd_inpaint ldm_emoji ldm_digits
+    variants: sd1 sd2 sd_inpaint ldm_emoji ldm_shapes
     recipes: emoji_text smoke
 """,
     "reinforcement": """

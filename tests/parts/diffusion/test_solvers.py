@@ -66,7 +66,7 @@ def errors(name, steps, start=0, **settings) -> list[float]:
         given = scheduler.scale_model_input(y, t)
         found.append(float((solver.scale_input(x, index) - given).abs().max() / given.abs().max()))
         x = solver.step(output(solver.scale_input(x, index), solver.timesteps[index]), x, index)
-        y = scheduler.step(output(given, t), t, y).prev_sample
+        y = scheduler.step(output(given, float(t)), t, y).prev_sample
         found.append(float((x - y).abs().max() / y.abs().max()))
         if index + 1 < len(scheduler.timesteps):  # of in-painting
             kept = scheduler.add_noise(clean, noise, scheduler.timesteps[index + 1 : index + 2])

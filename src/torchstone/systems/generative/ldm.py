@@ -18,13 +18,13 @@ at a fraction of the cost. A text enters by attention: each location of the U-Ne
 
     sd1, sd2         Stable Diffusion 1 and 2, whose folders load: 64 × 64 latents of 512 × 512 pixels
     sd_inpaint       the same with nine channels: noise, mask, latents of the masked image
-    ldm_emoji        64 × 64 in color, 16 × 16 latents, with a text encoder;   ldm_digits   8 × 8, for tests
+    ldm_emoji        64 × 64 in color, 16 × 16 latents, a small text encoder;   ldm_shapes   16 × 16, for tests
 
 A run has two stages: the autoencoder, with a weight on its KL divergence so small that it hardly matters, and
 text encoder and U-Net together (section 3.3). Samplers are in `parts/diffusion/solvers.py`.
 
 What differs from the paper. The autoencoder of the recipes has no adversarial loss. Latents are computed once;
-noise of their distribution is added anew at each step. A class is named by its word, as a text.
+noise of their distribution is added anew at each step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,20 +43,84 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.hub.stable_diffusion import from_config, published
 from torchstone.parts.diffusion.process import DiffusionProcess, NoiseSchedule
 from torchstone.parts.diffusion.solvers import Solver
 from torchstone.parts.diffusion.spatial_transformer import SpatialTransformer, TransformerBlock
+from torchstone.parts.diffusion.text_encoder import PAD, START, UNKNOWN
 from torchstone.parts.diffusion.unet_blocks import ResnetBlock, build_down, build_up, timestep_embedding
 from torchstone.parts.facts import Fact, ParityCase, count_parameters, on_meta
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 from torchstone.parts.vae.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
 from torchstone.systems import Variant
+from torchstone.systems.generative import CLASSIFIER
+from torchstone.systems.generative.ddpm import p_sample
 from torchstone.systems.transformer.clip import CLIPTextConfig, CLIPTextTower, init_blocks
+from torchstone.tasks.diffusion import inference
+from torchstone.tasks.diffusion import latent as task
+from torchstone.tasks.diffusion.autoencoder import train_autoencoder
+from torchstone.tasks.diffusion.train import train_diffusion
+
+__all__ = [
+    "FACTS",
+    "MARGIN",
+    "RECIPES",
+    "VARIANTS",
+    "LatentDiffusion",
+    "LatentUNet",
+    "LatentUNetConfig",
+    "Recipe",
+    "build",
+    "evaluate",
+    "generate",
+    "latent_diffusion",
+    "reference",
+    "sample",
+    "training_loss",
+]
+
+MARGIN = ("loss", -0.1)
 
 Latents = Float[Tensor, "batch channel height width"]
 Text = Float[Tensor, "batch tokens context"]
 Tokens = Int64[Tensor, "batch tokens"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "openmoji"  # data set of captioned images: openmoji, shapes, or a folder
+    variant: str = "ldm_emoji"  # network variant
+    autoencoder_steps: int = 4000  # number of updates of the autoencoder
+    autoencoder_lr: float = 2e-3  # learning rate of the autoencoder
+    kl_weight: float = 1e-6  # weight of the KL divergence of the latents from a standard normal
+    cond_drop_prob: float = 0.1  # probability of dropping the caption (classifier-free guidance)
+    steps: int = 6000  # number of updates of text encoder and U-Net
+    batch_size: int = 32  # images per update
+    augment: str = "none"  # augmentation of the autoencoder's images, such as flip or shift2
+    optim: OptimConfig = OptimConfig(
+        lr=1e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.999
+    )  # optimizer, schedule, precision
+    sampling_steps: int = 25  # number of sampling steps
+    guidance_scale: float = 2.0  # guidance scale s of samples, 1 for no guidance
+    eval_samples: int = 200  # number of samples evaluated at the end
+    seed: int = 0  # random seed of weights, data order and noise
+    device: str = "auto"  # device: auto, cpu, cuda or mps
+
+
+RECIPES = {
+    # torchstone train ldm
+    "emoji_text": Recipe(),
+    # for tests: seconds
+    "smoke": Recipe(
+        data="shapes",
+        variant="ldm_shapes",
+        autoencoder_steps=60,
+        autoencoder_lr=5e-3,
+        steps=60,
+        optim=replace(Recipe.optim, lr=3e-3, ema_decay=0.9),
+        sampling_steps=5,
+        eval_samples=20,
+    ),
+}
 
 
 # ----------------------------------------------------------------------------------------- network
@@ -237,9 +301,16 @@ class LatentDiffusion(nn.Module):
         """τ(y): the hidden states that the U-Net attends to, those of the tokens that fill it up too."""
         return self.text(tokens, layer=self.text_layer)
 
-    def forward(self, z: Latents, t: Shaped[Tensor, " batch"], tokens: Tokens) -> Latents:
-        """The network's output for noisy latents."""
-        return self.unet(z, t, self.encode_text(tokens))
+    def forward(self, z: Latents, t: Shaped[Tensor, " batch"], tokens: Tokens | None = None) -> Latents:
+        """The network's output for noisy latents; without tokens, for the empty text."""
+        return self.unet(z, t, self.encode_text(self.null_context(len(z)) if tokens is None else tokens))
+
+    def null_context(self, count: int) -> Tokens:
+        """The tokens of `count` empty texts, of a text encoder that was trained here."""
+        device = self.text.token_embedding.weight.device
+        tokens = torch.full((count, self.text.config.max_length), PAD, device=device)
+        tokens[:, 0] = START
+        return tokens
 
 
 def latent_diffusion(
@@ -366,6 +437,15 @@ def make_variant(*, size: int, **config: Any) -> Variant:
     return Variant(partial(latent_diffusion, **config), (3, size, size))
 
 
+# of a text encoder that is trained here: words of the captions, filled up with PAD, which ends them too
+OWN_WORDS = {
+    "layers": 1,
+    "vocab_size": 2000,
+    "max_length": 10,
+    "eos_id": PAD,
+    "unknown_id": UNKNOWN,
+    "activation": "gelu",
+}
 VARIANTS = {
     "sd1": make_variant(size=512, text=SD1_TEXT, process=STABLE),
     "sd2": make_variant(
@@ -387,48 +467,41 @@ VARIANTS = {
             "heads": 4,
             "groups": 8,
         },
-        text={
-            "width": 128,
-            "layers": 1,
-            "heads": 4,
-            "d_ff": 512,
-            "vocab_size": 2000,
-            "max_length": 10,
-            "eos_id": 0,
-            "unknown_id": 2,
-            "token_dropout": 0.2,
-        },
+        text={"width": 128, "heads": 4, "d_ff": 512, "token_dropout": 0.2, **OWN_WORDS},
         process=STABLE | {"prediction_type": "v"},
         init=True,
     ),
-    "ldm_digits": make_variant(
-        size=8,
-        autoencoder={"widths": (8, 16), "depth": 1, "groups": 4, "channels": 1, "latent_channels": 2},
+    "ldm_shapes": make_variant(
+        size=16,
+        autoencoder={"widths": (8, 16), "depth": 1, "groups": 4},
         unet={
             "widths": (16, 32),
             "attention": (False, True),
             "depth": 1,
-            "size": 4,
-            "channels": 2,
-            "out_channels": 2,
+            "size": 8,
             "context": 16,
             "heads": 2,
             "groups": 4,
         },
-        text={
-            "width": 16,
-            "layers": 1,
-            "heads": 2,
-            "d_ff": 32,
-            "vocab_size": 13,
-            "max_length": 2,
-            "eos_id": 0,
-            "unknown_id": 2,
-        },
+        text={"width": 16, "heads": 2, "d_ff": 32, **OWN_WORDS},
         process=STABLE | {"prediction_type": "v"},
         init=True,
     ),
 }
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    device = select_device(recipe.device)
+    make: Any = VARIANTS[recipe.variant].make
+    conditioned = task.load_captions(recipe, make.keywords, VARIANTS[recipe.variant].shape[1], device)
+    rng.seed(recipe.seed)
+    model = make(**conditioned.model_config).to(device)
+    yield train_autoencoder(model, recipe, conditioned.data, task.metadata_of(recipe, conditioned))
+    yield train_diffusion(model, recipe, conditioned, training_loss, p_sample, CLASSIFIER)
+
+
+evaluate = partial(inference.evaluate, p_sample=p_sample, classifier=CLASSIFIER)
+sample = task.make_sample(generate, Known)
 
 
 def count_part(variant: str, part: str) -> int:
