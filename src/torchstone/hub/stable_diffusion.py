@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from torchstone.errors import BadInput, did_you_mean
@@ -392,16 +391,6 @@ def tokenizer_settings(folder: Path, length: int) -> dict[str, Any]:
         if settings[name] is None:
             raise BadInput(f"{folder}/tokenizer has no {token!r}, its {role}")
     return settings
-
-
-def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The variant, and its arguments, of what `read` gives as a mapping."""
-    return "sd1", dict(config)
-
-
-def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a folder, which are by our names when they are read."""
-    return dict(tensors)
 
 
 def whole_state(folder: Path) -> dict[str, Tensor]:

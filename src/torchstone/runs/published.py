@@ -37,6 +37,8 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
     """
     _, config, entry, variant, model_config = loaded
     metadata = {"variant": variant, "model_config": model_config, "data": f"published in {folder}"}
+    if entry.name == "ldm":
+        return metadata | _latent_metadata(folder, config, loaded.model)
     if entry.name == "clip":
         return metadata | _image_text_metadata(folder, config, model_config)
     if entry.name == "vit":
@@ -55,6 +57,31 @@ def _diffusion_metadata(model_config: Mapping[str, Any]) -> dict[str, Any]:
     picture |= {"mean": [0.5] * channels, "std": [0.5] * channels}
     labels = [str(i) for i in range(model_config["num_classes"])]
     return {"task": "diffuse", "picture": picture, "sampling": {}} | ({"classes": labels} if labels else {})
+
+
+def _latent_metadata(folder: Path, config: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Of Stable Diffusion: pictures, prompts, and how samples are drawn.
+
+    Raises:
+        BadInput: its tokenizer lacks a token.
+    """
+    from torchstone.hub.stable_diffusion import tokenizer_settings
+
+    for note in config["notes"]:
+        notify(f"{folder}: {note}")
+    autoencoder = model.autoencoder.config
+    size, channels = model.shape[1] * autoencoder.downsampling, autoencoder.channels
+    picture = {"size": size, "channels": channels, "ink": False, "box": None, "native": size}
+    picture |= {"mean": [0.5] * channels, "std": [0.5] * channels}
+    return {
+        "task": "diffuse",
+        "picture": picture,
+        # what published pipelines take where nothing is said
+        "sampling": {"steps": 50, "sampler": config["solver"], "guidance_scale": 7.5},
+        "num_samples": 1,
+        "scheduler": config["scheduler"],
+        **tokenizer_settings(folder, model.text.config.max_length),
+    }
 
 
 def _image_metadata(folder: Path, config: Mapping[str, Any], model_config: dict[str, Any]) -> dict[str, Any]:

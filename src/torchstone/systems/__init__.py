@@ -192,7 +192,7 @@ flowpp: Flow++, 2019. Ho, Chen, Srinivas et al., arXiv:1902.00275
     variants: flowpp_digits flowpp_digits_large flowpp_tiny flowpp_mnist flowpp_cifar10
     recipes: digits large mnist5k cifar10 smoke
 ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
-    variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
+    variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji ddpm_emoji64
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke
 ldm: Latent diffusion, 2021. Rombach, Blattmann, Lorenz et al., arXiv:2112.10752
     variants: sd1 sd2 sd_inpaint ldm_emoji ldm_shapes

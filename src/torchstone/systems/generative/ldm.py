@@ -30,6 +30,7 @@ noise of their distribution is added anew at each step.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -43,6 +44,7 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
+from torchstone.hub import hf_folder, stable_diffusion
 from torchstone.parts.diffusion.process import DiffusionProcess, NoiseSchedule
 from torchstone.parts.diffusion.solvers import Solver
 from torchstone.parts.diffusion.spatial_transformer import SpatialTransformer, TransformerBlock
@@ -74,6 +76,7 @@ __all__ = [
     "generate",
     "latent_diffusion",
     "reference",
+    "read_tensors",
     "sample",
     "training_loss",
 ]
@@ -89,19 +92,19 @@ Tokens = Int64[Tensor, "batch tokens"]
 class Recipe:
     data: str = "openmoji"  # data set of captioned images: openmoji, shapes, or a folder
     variant: str = "ldm_emoji"  # network variant
-    autoencoder_steps: int = 4000  # number of updates of the autoencoder
+    autoencoder_steps: int = 400  # number of updates of the autoencoder
     autoencoder_lr: float = 2e-3  # learning rate of the autoencoder
     kl_weight: float = 1e-6  # weight of the KL divergence of the latents from a standard normal
     cond_drop_prob: float = 0.1  # probability of dropping the caption (classifier-free guidance)
-    steps: int = 6000  # number of updates of text encoder and U-Net
-    batch_size: int = 32  # images per update
+    steps: int = 700  # number of updates of text encoder and U-Net
+    batch_size: int = 16  # images per update
     augment: str = "none"  # augmentation of the autoencoder's images, such as flip or shift2
     optim: OptimConfig = OptimConfig(
-        lr=1e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.999
+        lr=1e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
     )  # optimizer, schedule, precision
     sampling_steps: int = 25  # number of sampling steps
     guidance_scale: float = 2.0  # guidance scale s of samples, 1 for no guidance
-    eval_samples: int = 200  # number of samples evaluated at the end
+    eval_samples: int = 48  # number of samples evaluated at the end
     seed: int = 0  # random seed of weights, data order and noise
     device: str = "auto"  # device: auto, cpu, cuda or mps
 
@@ -213,16 +216,15 @@ class LatentUNet(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.time = nn.ModuleList([nn.Linear(width, embed_dim), nn.Linear(embed_dim, embed_dim)])
         self.conv_in = nn.Conv2d(config.channels, width, 3, padding=1)
-        make: Any = make_transformer  # in the place of `AttentionBlock`s
         convolve = [True] * len(widths)
         self.down, skips = build_down(
-            widths, config.attention, convolve, config.depth, make_block, make, config.padding
+            widths, config.attention, convolve, config.depth, make_block, make_transformer, config.padding
         )
         self.middle_before = make_block(last, last)
         self.middle_attention = make_transformer(last)
         self.middle_after = make_block(last, last)
         up_attention = config.up_attention or config.attention[::-1]
-        self.up = build_up(widths[::-1], up_attention, convolve, skips, config.depth, make_block, make)
+        self.up = build_up(widths[::-1], up_attention, convolve, skips, config.depth, make_block, make_transformer)
         self.norm = nn.GroupNorm(config.groups, width, config.eps)
         self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
 
@@ -457,7 +459,7 @@ VARIANTS = {
     "sd_inpaint": make_variant(size=512, text=SD1_TEXT, unet={"channels": 9}, process=STABLE),
     "ldm_emoji": make_variant(
         size=64,
-        autoencoder={"widths": (32, 64, 64), "depth": 1, "groups": 8, "mid_attention": False},
+        autoencoder={"widths": (16, 32, 64), "depth": 1, "groups": 8, "mid_attention": False},
         unet={
             "widths": (64, 128),
             "attention": (False, True),
@@ -500,6 +502,15 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield train_diffusion(model, recipe, conditioned, training_loss, p_sample, CLASSIFIER)
 
 
+def read_tensors(weights: str | Path, model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a Stable Diffusion folder, for `ts.create("sd1", weights=FOLDER)`."""
+    folder = hf_folder.fetch(str(weights)) if str(weights).startswith("hf:") else Path(weights)
+    if not stable_diffusion.holds(folder):
+        raise BadInput(f"{weights} is no folder of Stable Diffusion: unet, vae, text_encoder, tokenizer, scheduler")
+    stable_diffusion.read(folder)
+    return stable_diffusion.whole_state(folder)
+
+
 evaluate = partial(inference.evaluate, p_sample=p_sample, classifier=CLASSIFIER)
 sample = task.make_sample(generate, Known)
 
@@ -532,15 +543,14 @@ def reference() -> Iterator[ParityCase]:
     import json
 
     from torchstone import references
-    from torchstone.hub.stable_diffusion import published_unet, unet_from_config
     from torchstone.references.diffusers import random_conditional_unets
 
     torch.manual_seed(0)
-    names = references.unwrap_names(lambda variant, tensors: published_unet(tensors))
+    names = references.unwrap_names(lambda variant, tensors: stable_diffusion.published_unet(tensors))
     for number, net in enumerate(random_conditional_unets(8)):
         theirs = references.OutputAdapter(net, lambda net, *inputs: net(*inputs).sample).eval()
         references.randomize_weights(theirs, 0.2)
-        config = LatentUNetConfig(**unet_from_config(json.loads(net.to_json_string())))
+        config = LatentUNetConfig(**stable_diffusion.unet_from_config(json.loads(net.to_json_string())))
         ours = LatentUNet(config).eval()
         ours.load_state_dict(names(theirs.state_dict()))
         dtype = torch.float32 if number >= 6 else torch.float64
