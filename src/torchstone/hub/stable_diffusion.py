@@ -172,11 +172,6 @@ def read(folder: Path) -> Folder:
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     solver, process = read_scheduler(scheduler)
     class_name = str(scheduler.get("_class_name"))
-    if solver is None:
-        notes += (
-            f"its scheduler, {class_name}, is not implemented here: samples take --sampler "
-            f"{', '.join(each[0] for each in SCHEDULERS.values())}",
-        )
     try:
         autoencoder = kl_autoencoder.from_config(vae)
     except BadInput as error:

@@ -244,7 +244,9 @@ class LatentUNet(nn.Module):
             if isinstance(module, TransformerBlock):
                 module.attention_slices = min(slices, module.attention.heads)
 
-    def forward(self, x: Latents, t: Shaped[Tensor, " batch"], text: Text) -> Latents:
+    def forward(
+        self, x: Latents, t: Shaped[Tensor, " batch"], text: Text
+    ) -> Float[Tensor, "batch out_channel height width"]:
         config = self.config
         x = 2 * x - 1 if config.center_input else x
         shift, flip = config.freq_shift, config.flip_sin_to_cos
@@ -402,7 +404,7 @@ def generate(
     guidance_scale: float = 1.0,
     known: Known | None = None,
 ) -> Iterator[Latents]:
-    """The latents after each step; the last ones are decoded by `model.autoencoder.from_latents`.
+    """The latents after each step; the last ones are decoded: x = D(z / s).
 
     Args:
         z: the noise to begin with, of unit variance.
@@ -410,6 +412,7 @@ def generate(
         known: an image to begin with, or to complete.
     """
     extra: tuple[Tensor, ...] = ()
+    dtype = model.unet.conv_in.weight.dtype  # the latents themselves stay in single precision
     start, mask = (0, None) if known is None else (known.start, known.mask)
     if known is not None and known.masked is not None and mask is not None:
         extra = (mask.expand(len(z), -1, -1, -1), known.masked)
@@ -419,9 +422,9 @@ def generate(
         z = solver.add_noise(known.latents, known.noise, start)
     for index in range(start, len(solver.timesteps)):
         t = torch.full((len(z),), solver.timesteps[index], device=z.device)
-        inputs = torch.cat([solver.scale_input(z, index), *extra], 1)
+        inputs = torch.cat([solver.scale_input(z, index), *extra], 1).to(dtype)
         output = guided_output(model.unet, inputs, t, text, empty, guidance_scale)
-        z = solver.step(output, z, index)
+        z = solver.step(output.to(z.dtype), z, index)
         if known is not None and mask is not None and known.masked is None:
             kept = solver.add_noise(known.latents, known.noise, index + 1)
             z = (1 - mask) * kept + mask * z
