@@ -151,10 +151,10 @@ def is_published(path: str | Path) -> bool:
 
 def _layout_of(path: str | Path) -> Path | None:
     """The folder, if it is one in Hugging Face layout."""
-    from torchstone.hub import diffusers, hf_folder
+    from torchstone.hub import diffusers, dit, hf_folder
 
     folder = hf_folder.fetch(str(path)) if str(path).startswith("hf:") else Path(path)
-    there = (folder / "config.json").exists() or diffusers.holds(folder)
+    there = (folder / "config.json").exists() or diffusers.holds(folder) or dit.holds(folder)
     published = there and not (folder / "recipe.json").exists()
     return folder if published else None
 
@@ -175,9 +175,10 @@ def from_layout(folder: Path) -> Published:
     Raises:
         BadInput: its config asks for what is not implemented; its weights do not fit.
     """
-    from torchstone.hub import diffusers, hf_folder
+    from torchstone.hub import diffusers, dit, hf_folder
 
-    config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
+    reader = next((each for each in (dit, diffusers) if each.holds(folder)), hf_folder)
+    config, tensors = reader.read(folder)
     try:
         entry = systems.find(hf_folder.system_of_config(config))[0]
         module = entry.module()

@@ -194,6 +194,10 @@ flowpp: Flow++, 2019. Ho, Chen, Srinivas et al., arXiv:1902.00275
 ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
     variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke
+dit: DiT, 2022. Peebles and Xie, arXiv:2212.09748
+    variants: dit_xl_2 dit_xl_4 dit_xl_8 dit_l_2 dit_l_4 dit_l_8 dit_b_2 dit_b_4 dit_b_8 dit_s_2 dit_s_4
+        dit_s_8 dit_mnist dit_digits
+    recipes: mnist5k imagenet smoke
 """,
     "reinforcement": """
 reinforce: REINFORCE, 1992. Williams, Machine Learning 8:229
