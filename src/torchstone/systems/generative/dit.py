@@ -35,6 +35,7 @@ They predict v with the cosine schedule and a fixed variance, and sample by DDIM
 augmentation.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -112,11 +113,11 @@ class Recipe:
     timesteps: int = 1000  # number of timesteps T
     prediction_type: Literal["epsilon", "x0", "v"] = "v"  # prediction target: epsilon, x0 or v
     learned_sigma: bool = False  # learned variance: needs prediction_type epsilon
-    autoencoder_steps: int = 600  # number of updates of the autoencoder
+    autoencoder_steps: int = 500  # number of updates of the autoencoder
     autoencoder_lr: float = 2e-3  # learning rate of the autoencoder
     kl_weight: float = 1e-6  # weight of the latents' KL divergence, beside the absolute error of an image
     augment: str = "none"  # augmentation of the autoencoder's images, such as flip or crop4
-    steps: int = 1400  # number of updates of the transformer
+    steps: int = 1200  # number of updates of the transformer
     batch_size: int = 32  # images per update
     optim: OptimConfig = OptimConfig(
         lr=1e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
@@ -208,7 +209,7 @@ def variance_loss(
     kl = 0.5 * (log_sigma2 - true_log - 1 + (true_log - log_sigma2).exp() + squared)
     nll = -discretized_log_likelihood(x0, predicted_mean, (0.5 * log_sigma2).exp())
     nats = torch.where((t == 0).view(-1, *[1] * (x0.ndim - 1)), nll, kl)
-    return nats.mean() / torch.log(torch.tensor(2.0))
+    return nats.mean() / math.log(2)
 
 
 def training_loss(
