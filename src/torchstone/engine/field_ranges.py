@@ -48,7 +48,7 @@ NAMES = {
     "memory_size circular_size reservoir_size policy_delay value_epochs cg_steps "
     "unroll_steps reward_support value_support "
     "episodes frames vae_steps vae_batch_size rnn_steps rnn_batch_size dream_steps population rollouts "
-    "eval_dreams prior_steps "
+    "eval_dreams prior_steps autoencoder_steps "
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
     "min_rollout_length max_rollout_length model_retain "
     "initial_size level_images",
@@ -61,10 +61,10 @@ NAMES = {
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
     "cg_damping target_sigma target_noise_clip line_search_steps "
     "reanalyse value_coef model_patience model_weight_decay rollout_growth_start rollout_growth_end "
-    "kl_tolerance commitment_weight importance_samples ortho_weight",
+    "kl_tolerance commitment_weight importance_samples ortho_weight kl_weight",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
-    "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr",
+    "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr autoencoder_lr",
     SHARE: "style_mixing "
     "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "

@@ -19,6 +19,7 @@ SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit"
 SYSTEMS |= {"albert": "albert", "distilbert": "distilbert", "longformer": "longformer", "clip": "clip"}
 SYSTEMS["big_bird"] = "bigbird"
 SYSTEMS["UNet2DModel"] = "ddpm"  # diffusers gives a class name instead
+SYSTEMS |= {"DiTTransformer2DModel": "dit", "Transformer2DModel": "dit"}
 # settings that do not affect the network's output
 NEUTRAL = {
     "_attn_implementation",

@@ -103,3 +103,26 @@ def random_conditional_unets(count: int, seed: int = 0) -> Iterator[Any]:
             flip_sin_to_cos=rng.random() < 0.5,
             center_input_sample=rng.random() < 0.3,
         )
+
+
+def random_dits(count: int, seed: int = 0) -> Iterator[Any]:
+    """diffusers' `DiTTransformer2DModel` sampled with a fixed seed. All blocks share one embedder,
+    as in the paper, and the network itself drops no label."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        patch, channels, heads = rng.choice([1, 2, 4]), rng.choice([1, 3, 4]), rng.choice([1, 2, 3])
+        net = import_diffusers().DiTTransformer2DModel(
+            num_attention_heads=heads,
+            attention_head_dim=4 * rng.randint(1, 3),
+            in_channels=channels,
+            out_channels=rng.choice([None, channels, 2 * channels]),
+            num_layers=rng.choice([1, 2, 3]),
+            sample_size=patch * rng.randint(1, 4),
+            patch_size=patch,
+            num_embeds_ada_norm=rng.choice([2, 5]),
+            norm_eps=rng.choice([1e-6, 1e-5, 1e-3]),
+        )
+        for block in net.transformer_blocks:
+            block.norm1.emb = net.transformer_blocks[0].norm1.emb
+        net.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = 0.0
+        yield net

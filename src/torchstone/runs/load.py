@@ -151,12 +151,11 @@ def is_published(path: str | Path) -> bool:
 
 def _layout_of(path: str | Path) -> Path | None:
     """The folder, if it is one in Hugging Face layout."""
-    from torchstone.hub import diffusers, hf_folder, stable_diffusion
+    from torchstone.hub import diffusers, dit, hf_folder, stable_diffusion
 
     folder = hf_folder.fetch(str(path)) if str(path).startswith("hf:") else Path(path)
-    there = any(
-        ((folder / "config.json").exists(), diffusers.holds(folder), stable_diffusion.holds(folder))
-    )
+    layouts = (diffusers, dit, stable_diffusion)
+    there = (folder / "config.json").exists() or any(each.holds(folder) for each in layouts)
     published = there and not (folder / "recipe.json").exists()
     return folder if published else None
 
@@ -177,11 +176,12 @@ def from_layout(folder: Path) -> Published:
     Raises:
         BadInput: its config asks for what is not implemented; its weights do not fit.
     """
-    from torchstone.hub import diffusers, hf_folder, stable_diffusion
+    from torchstone.hub import diffusers, dit, hf_folder, stable_diffusion
 
     if stable_diffusion.holds(folder):
         return _latent_diffusion(folder)
-    config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
+    reader = next((each for each in (dit, diffusers) if each.holds(folder)), hf_folder)
+    config, tensors = reader.read(folder)
     try:
         entry = systems.find(hf_folder.system_of_config(config))[0]
         module = entry.module()

@@ -47,15 +47,16 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
         return metadata | _text_metadata(folder, entry.name, config, model_config)
     if "scheduler" not in config:
         notify(f"{folder} states no scheduler: DDPM's of 1,000 steps with linear betas is assumed")
-    return metadata | _diffusion_metadata(model_config)
+    return metadata | _diffusion_metadata(model_config, config)
 
 
-def _diffusion_metadata(model_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a U-Net: images of −1..1; labels by number, if it takes any."""
+def _diffusion_metadata(model_config: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a U-Net or a DiT: images of −1..1; labels, if it takes any, by their names or else by number."""
     channels, size = model_config["channels"], model_config["size"]
     picture = {"size": size, "channels": channels, "ink": False, "box": None, "native": size}
     picture |= {"mean": [0.5] * channels, "std": [0.5] * channels}
-    labels = [str(i) for i in range(model_config["num_classes"])]
+    names = config.get("id2label") or {}
+    labels = [str(names.get(str(i), i)) for i in range(model_config["num_classes"])]
     return {"task": "diffuse", "picture": picture, "sampling": {}} | ({"classes": labels} if labels else {})
 
 

@@ -197,6 +197,10 @@ ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
 ldm: Latent diffusion, 2021. Rombach, Blattmann, Lorenz et al., arXiv:2112.10752
     variants: sd1 sd2 sd_inpaint ldm_emoji ldm_shapes
     recipes: emoji_text smoke
+dit: DiT, 2022. Peebles and Xie, arXiv:2212.09748
+    variants: dit_xl_2 dit_xl_4 dit_xl_8 dit_l_2 dit_l_4 dit_l_8 dit_b_2 dit_b_4 dit_b_8 dit_s_2 dit_s_4
+        dit_s_8 dit_mnist dit_digits
+    recipes: mnist5k imagenet smoke
 """,
     "reinforcement": """
 reinforce: REINFORCE, 1992. Williams, Machine Learning 8:229

@@ -80,6 +80,9 @@ METRICS = {
     "ddpm": f"loss denoising_loss coarse_loss bits_per_dimension {SAMPLES} label_accuracy confident_data "
     "match match_train nn_distance_ratio "
     + " ".join(f"{by}_{metric}" for by in ("guided_*", "ddim", "ddpm") for metric in SWEEP.split()),
+    "ldm": "loss l1_loss kl mse psnr match match_train nn_distance_ratio",
+    "dit": f"loss l1_loss kl mse psnr reconstruction_frechet_distance {SAMPLES} label_accuracy "
+    "confident_data",
     "reinforce": f"{AGENT} value_loss entropy gradient_variance noise_scale",
     "a2c": f"{AGENT} value_loss entropy",
     "trpo": f"{AGENT} value_loss entropy kl step_fraction explained_variance",

@@ -105,7 +105,11 @@ def guided_denoiser(model: Any, context: Tensor | None = None, guidance_scale: f
     def guided(x: Tensor, t: Tensor) -> Tensor:
         contexts = torch.cat([context, model.null_context(len(x))])
         conditional, unconditional = model(torch.cat([x, x]), torch.cat([t, t]), contexts).chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
+        guided = unconditional + guidance_scale * (conditional - unconditional)
+        if conditional.shape[1] == x.shape[1]:
+            return guided
+        # further channels say how wide the step is, which is not extrapolated
+        return torch.cat([guided[:, : x.shape[1]], conditional[:, x.shape[1] :]], 1)
 
     return guided
 

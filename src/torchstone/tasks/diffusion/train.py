@@ -99,8 +99,7 @@ def load_conditioned_data(recipe: Any, model_config: dict[str, Any], device: tor
         "prediction_type": recipe.prediction_type,
     }
     model_config = {**model_config, "dropout": recipe.dropout, "process": process}
-    sampling = SamplingConfig(recipe.sampling_steps, recipe.sampler, guidance_scale=recipe.guidance_scale)
-    metadata: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "source": recipe.data}
+    metadata = sampling_metadata(recipe)
     size = model_config["size"]
     if recipe.condition == "text":
         if model_config.get("text_encoder") is None or model_config["channels"] != 3:
@@ -121,6 +120,24 @@ def load_conditioned_data(recipe: Any, model_config: dict[str, Any], device: tor
     model_config |= {"num_classes": num_classes, "null_label": True}
     metadata |= {"classes": list(data.classes)}
     return ConditionedData(data, model_config, label_context(num_classes), metadata)
+
+
+def sampling_metadata(recipe: Any) -> dict[str, Any]:
+    """How the recipe samples, and its data: what `sample` follows."""
+    sampling = SamplingConfig(recipe.sampling_steps, recipe.sampler, guidance_scale=recipe.guidance_scale)
+    return {"sampling": dataclasses.asdict(sampling), "source": recipe.data}
+
+
+def run_metadata(recipe: Any, conditioned: ConditionedData) -> dict[str, Any]:
+    """What a checkpoint has to hold, the same in every stage."""
+    return {
+        "task": "diffuse",
+        "variant": recipe.variant,
+        "model_config": conditioned.model_config,
+        "picture": sample_grid.symmetric_range(conditioned.data.metadata),
+        "data": conditioned.data.description,
+        **conditioned.metadata,
+    }
 
 
 def label_context(num_classes: int) -> MakeContext:
@@ -265,14 +282,7 @@ def train_diffusion(
         steps=recipe.steps,
         test=test,
         report=report,
-        metadata={
-            "task": "diffuse",
-            "variant": recipe.variant,
-            "model_config": conditioned.model_config,
-            "picture": image_metadata,
-            "data": data.description,
-            **conditioned.metadata,
-        },
+        metadata=run_metadata(recipe, conditioned),
     )
     return sample_grid.log_samples(run, sample_sheet, columns=10)
 
