@@ -65,7 +65,8 @@ def make_theirs() -> Any:
 def inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(batch, 4, 16, 16, generator=generator)
-    return z, torch.randint(1000, (batch,), generator=generator), torch.randn(batch, WORDS, 128)
+    text = torch.randn(batch, WORDS, 128, generator=generator)
+    return z, torch.randint(1000, (batch,), generator=generator), text
 
 
 def step_of(call: Callable[..., torch.Tensor], network: nn.Module, batch: int) -> Callable[[], None]:

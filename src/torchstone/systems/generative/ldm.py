@@ -116,12 +116,12 @@ RECIPES = {
     "smoke": Recipe(
         data="shapes",
         variant="ldm_shapes",
-        autoencoder_steps=60,
+        autoencoder_steps=40,
         autoencoder_lr=5e-3,
-        steps=60,
+        steps=50,
         optim=replace(Recipe.optim, lr=3e-3, ema_decay=0.9),
-        sampling_steps=5,
-        eval_samples=20,
+        sampling_steps=3,
+        eval_samples=8,
     ),
 }
 
