@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,6 +109,10 @@ def their_sampling(network: Any, batch: int) -> Callable[[], torch.Tensor]:
         return x
 
     return sample
+
+
+def output_of(network: Any, *given: torch.Tensor) -> torch.Tensor:
+    return network(*given).sample
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -252,7 +257,7 @@ def main() -> None:
                 compiled(ours, theirs, args.batch, args.pairs)
             else:
                 a = step_of(ours.unet, ours.unet, args.batch)
-                b = step_of(lambda *given: theirs(*given).sample, theirs, args.batch)
+                b = step_of(partial(output_of, theirs), theirs, args.batch)
                 compare("training step", a, b, args.pairs)
 
 

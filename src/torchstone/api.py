@@ -601,7 +601,17 @@ OLD_OPTIONS = {
 COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horizon", "attention_slices")
 TYPES: dict[str, Any] = {
     **dict.fromkeys(
-        ("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo", "truncation", "strength"), float
+        (
+            "temperature",
+            "top_p",
+            "guidance_scale",
+            "classifier_scale",
+            "eta",
+            "tempo",
+            "truncation",
+            "strength",
+        ),
+        float,
     ),
     **dict.fromkeys(("top_k", "seed"), int),
     **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask", "search"), str),

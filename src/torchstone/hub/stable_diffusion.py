@@ -14,7 +14,14 @@ from torch import Tensor
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.hub import clip, diffusers, hf_folder, kl_autoencoder
 from torchstone.hub.state_dict_names import fuse_qkv, rename_keys
-from torchstone.hub.weight_files import WEIGHTS, find_weights, read_json, read_settings, read_shards, read_whole
+from torchstone.hub.weight_files import (
+    WEIGHTS,
+    find_weights,
+    read_json,
+    read_settings,
+    read_shards,
+    read_whole,
+)
 from torchstone.parts.diffusion.process import DiffusersCompat, DiffusionProcess
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
@@ -150,8 +157,8 @@ def holds(folder: Path) -> bool:
     index = read_settings(folder / "model_index.json")
     name = index.get("_class_name")
     is_named = isinstance(name, str) and name.startswith("StableDiffusion")
-    return is_named or (folder / "unet").is_dir() and (
-        "text_encoder" in index or (folder / "text_encoder").is_dir()
+    return is_named or (
+        (folder / "unet").is_dir() and ("text_encoder" in index or (folder / "text_encoder").is_dir())
     )
 
 
@@ -201,7 +208,9 @@ def _check_index(folder: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
             continue
         library, kind = (*named, None)[:2]
         if library not in LIBRARIES:
-            raise BadInput(f"{folder}: its {part} is {library}.{kind}, code of its own, which is never run here")
+            raise BadInput(
+                f"{folder}: its {part} is {library}.{kind}, code of its own, which is never run here"
+            )
         if part in CLASSES and kind != CLASSES[part]:
             raise BadInput(f"{folder}: its {part} is a {kind}; implemented is {CLASSES[part]}")
         if part == "safety_checker":
@@ -273,7 +282,9 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[str | None, DiffusionProc
         if known:
             hf_folder.reject_unsupported(config, SCHEDULER_USED, SCHEDULER_ONLY)
         else:  # what it shares with others must be ours; what is its own has no effect on them
-            shared = {name: config[name] for name in config if name in SCHEDULER_ONLY and name != "variance_type"}
+            shared = {
+                name: config[name] for name in config if name in SCHEDULER_ONLY and name != "variance_type"
+            }
             hf_folder.reject_unsupported(shared, SCHEDULER_USED, SCHEDULER_ONLY)
         clip_range = hf_folder.get_number(config, "clip_sample_range", 1.0)
         timesteps = hf_folder.get_number(config, "num_train_timesteps", 1000)
@@ -286,7 +297,9 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[str | None, DiffusionProc
             beta_schedule=diffusers.choice(config, "beta_schedule", diffusers.BETA_SCHEDULES, "linear"),
             beta_start=hf_folder.get_number(config, "beta_start", 1e-4),
             beta_end=hf_folder.get_number(config, "beta_end", 0.02),
-            prediction_type=diffusers.choice(config, "prediction_type", diffusers.PREDICTION_TYPES, "epsilon"),
+            prediction_type=diffusers.choice(
+                config, "prediction_type", diffusers.PREDICTION_TYPES, "epsilon"
+            ),
             clip_sample_range=clip_range if config.get("clip_sample", clips) else None,
             sampler="ddim",
             compat=DiffusersCompat(

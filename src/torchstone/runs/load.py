@@ -201,7 +201,7 @@ def from_layout(folder: Path) -> Published:
 
 
 def _latent_diffusion(folder: Path) -> Published:
-    """The model of a Stable Diffusion folder: a part at a time, since all of it twice would take too much memory.
+    """The model of a Stable Diffusion folder: a part at a time, since all of it twice takes too much memory.
 
     Raises:
         BadInput: as `from_layout`.

@@ -8,7 +8,7 @@ import torch
 
 from torchstone.errors import BadInput
 from torchstone.hub.stable_diffusion import read_scheduler
-from torchstone.parts.diffusion.process import DiffusionProcess, DiffusersCompat
+from torchstone.parts.diffusion.process import DiffusersCompat, DiffusionProcess
 from torchstone.parts.diffusion.solvers import SOLVERS, Solver
 from torchstone.references.diffusers import import_diffusers
 
@@ -118,7 +118,9 @@ def test_the_order_of_convergence(name, order):
     spread = 0.8**2
 
     def epsilon(x, t):
-        level = torch.tensor(float(torch.lerp(*(table[i].log() for i in (int(t), min(int(t) + 1, 999))), t % 1)))
+        level = torch.tensor(
+            float(torch.lerp(*(table[i].log() for i in (int(t), min(int(t) + 1, 999))), t % 1))
+        )
         alpha_bar = level.exp()
         return x * (1 - alpha_bar).sqrt() / (alpha_bar * spread + 1 - alpha_bar)
 

@@ -15,15 +15,19 @@ def transformer(linear, **settings):
 
 @pytest.mark.parametrize("linear", [False, True])
 def test_equal_to_diffusers(linear):
-    theirs = import_diffusers().Transformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=8,
-        num_layers=2,
-        norm_num_groups=4,
-        cross_attention_dim=6,
-        use_linear_projection=linear,
-    ).double()
+    theirs = (
+        import_diffusers()
+        .Transformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=4,
+            in_channels=8,
+            num_layers=2,
+            norm_num_groups=4,
+            cross_attention_dim=6,
+            use_linear_projection=linear,
+        )
+        .double()
+    )
     randomize_weights(theirs, 0.4)
     ours = transformer(linear, depth=2)
     ours.load_state_dict(published_unet(theirs.state_dict()))

@@ -88,7 +88,8 @@ def test_commands(capsys, run, tmp_path):
     out = tmp_path / "shapes.png"
     prompt = ("--prompt", "large red circle on the left")
     code, printed, _ = run_cli(capsys, "sample", run, *prompt, "-n", 2, "--out", out)
-    assert code == 0 and printed.strip() == str(out)
+    assert code == 0
+    assert printed.strip() == str(out)
     with Image.open(out) as image:
         assert image.size[0] > image.size[1] / 2
     settings = {"prompt": "small blue ring on the right", "num_samples": 2, "sampling_steps": 3}

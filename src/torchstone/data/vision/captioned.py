@@ -202,7 +202,9 @@ def list_pairs(folder: Path) -> list[Pair]:
         BadInput: no such folder; no captions in it; a line that cannot be read.
     """
     if not folder.is_dir():
-        raise BadInput(f"no data {str(folder)!r}: {did_you_mean(str(folder), (*BUNDLED, GENERATED))}, or {LAYOUT}")
+        raise BadInput(
+            f"no data {str(folder)!r}: {did_you_mean(str(folder), (*BUNDLED, GENERATED))}, or {LAYOUT}"
+        )
     pairs: list[Pair] = []
     if (table := folder / "captions.tsv").exists():
         for number, line in enumerate(read_utf8(table).strip("\n").split("\n"), 1):

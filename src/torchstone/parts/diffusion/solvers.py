@@ -25,12 +25,17 @@ from torchstone.parts.diffusion.process import DiffusionProcess
 
 SOLVERS = ("ddim", "plms", "dpm_solver++", "euler")
 # weights of the latest slopes, the newest first (Adams and Bashforth)
-ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+ADAMS_BASHFORTH = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
 
 
 class Solver:
-    """One trajectory: which timesteps, and the step from each to the next. It remembers earlier slopes, so that
-    steps are taken in order, from any of them on, and every trajectory has a solver of its own.
+    """One trajectory: which timesteps, and the step from each to the next. It remembers earlier slopes: steps
+    are taken in order, from any of them on, and every trajectory has a solver of its own.
 
     `timesteps` are those that the network is evaluated at, noisiest first. `initial_std` is the standard
     deviation of the noise that a trajectory begins with.
@@ -115,7 +120,8 @@ class Solver:
             if len(self.slopes) == 1:
                 self.pending = x
             weights = ADAMS_BASHFORTH[len(self.slopes) - 1]
-            slope = sum(w * each for w, each in zip(weights, reversed(self.slopes), strict=True))
+            terms = [w * each for w, each in zip(weights, reversed(self.slopes), strict=True)]
+            slope = torch.stack(terms).sum(0)
         final = -1 if self.process.compat.final_step_to_zero else 0
         t, s = self._timestep(x, timestep), self._timestep(x, max(following, final))
         if self.process.prediction_type == "v":
@@ -134,7 +140,9 @@ class Solver:
     def _dpm(self, output: Tensor, x: Tensor, index: int) -> Tensor:
         x0 = self._x0(output, x, index)
         earlier, self.slopes = self.slopes, [x0]
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = map(alpha_sigma, (self.sigmas[index + 1], self.sigmas[index]))
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = map(
+            alpha_sigma, (self.sigmas[index + 1], self.sigmas[index])
+        )
         h = half_log_snr(alpha_t, sigma_t) - half_log_snr(alpha_s, sigma_s)
         factor = alpha_t * (torch.exp(-h) - 1.0)
         x_t = (sigma_t / sigma_s) * x - factor * x0

@@ -102,9 +102,7 @@ class SpatialTransformer(nn.Module):
         self.linear = linear
         self.norm = nn.GroupNorm(groups, channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(channels, heads, context, dropout) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context, dropout) for _ in range(depth))
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
     def forward(

@@ -490,7 +490,7 @@ def make_variant(*, channels: int = 3, size: int = 32, **config: Any) -> Variant
 
 # of two resolutions, the coarser one has attention
 SMALL = {"attention": (False, True), "groups": 8}
-EMOJI = {
+EMOJI: dict[str, Any] = {
     "widths": (64, 128),
     "attention": (False, True),
     "patch": 2,

@@ -5,8 +5,8 @@ Synthesis with Latent Diffusion Models", CVPR 2022, arXiv:2112.10752. Its publis
 Diffusion 1 and 2. Image to image: Meng et al., SDEdit, 2021, arXiv:2108.01073.
 
 The idea. Most of an image's numbers are detail that the eye hardly sees. An autoencoder first learns to drop
-it: a patch of 4 × 4 or 8 × 8 pixels becomes four numbers. Diffusion then works on the small grid that is left,
-at a fraction of the cost. A text enters by attention: each location of the U-Net attends to all of its words.
+it: a patch of 4 × 4 or 8 × 8 pixels becomes four numbers. Diffusion then works on the small grid that is
+left, at a fraction of the cost. A text enters by attention: each location of the U-Net attends to all of its words.
 
     z = s · E(x),   s = 1 / std of the first latents     kept in the checkpoint      (section 3.1, appendix G)
     L = E ‖ε − ε_θ(z_t, t, τ(y))‖²                        `training_loss`                         (equation 3)
@@ -18,20 +18,20 @@ at a fraction of the cost. A text enters by attention: each location of the U-Ne
 
     sd1, sd2         Stable Diffusion 1 and 2, whose folders load: 64 × 64 latents of 512 × 512 pixels
     sd_inpaint       the same with nine channels: noise, mask, latents of the masked image
-    ldm_emoji        64 × 64 in color, 16 × 16 latents, a small text encoder;   ldm_shapes   16 × 16, for tests
+    ldm_emoji        64 × 64 in color, 16 × 16 latents, small text encoder;   ldm_shapes   16 × 16, for tests
 
 A run has two stages: the autoencoder, with a weight on its KL divergence so small that it hardly matters, and
 text encoder and U-Net together (section 3.3). Samplers are in `parts/diffusion/solvers.py`.
 
-What differs from the paper. The autoencoder of the recipes has no adversarial loss. Latents are computed once;
-noise of their distribution is added anew at each step.
+What differs from the paper. The autoencoder of the recipes has no adversarial loss. Latents are computed
+once; noise of their distribution is added anew at each step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +75,8 @@ __all__ = [
     "evaluate",
     "generate",
     "latent_diffusion",
-    "reference",
     "read_tensors",
+    "reference",
     "sample",
     "training_loss",
 ]
@@ -188,7 +188,7 @@ class LatentUNet(nn.Module):
         BadInput, ValueError: numbers that do not go together.
     """
 
-    def __init__(self, config: LatentUNetConfig = LatentUNetConfig()):  # noqa: B008
+    def __init__(self, config: LatentUNetConfig = LatentUNetConfig()):
         super().__init__()
         self.config = config
         widths, heads, width, last = config.widths, config.heads_of(), config.widths[0], config.widths[-1]
@@ -224,7 +224,9 @@ class LatentUNet(nn.Module):
         self.middle_attention = make_transformer(last)
         self.middle_after = make_block(last, last)
         up_attention = config.up_attention or config.attention[::-1]
-        self.up = build_up(widths[::-1], up_attention, convolve, skips, config.depth, make_block, make_transformer)
+        self.up = build_up(
+            widths[::-1], up_attention, convolve, skips, config.depth, make_block, make_transformer
+        )
         self.norm = nn.GroupNorm(config.groups, width, config.eps)
         self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
 
@@ -239,7 +241,7 @@ class LatentUNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def set_attention_slices(self, slices: int) -> None:
-        """The number of parts that the heads of each self-attention are computed in: more take less memory."""
+        """The number of parts that each self-attention is computed in: more take less memory."""
         for module in self.modules():
             if isinstance(module, TransformerBlock):
                 module.attention_slices = min(slices, module.attention.heads)
@@ -416,7 +418,7 @@ def generate(
     start, mask = (0, None) if known is None else (known.start, known.mask)
     if known is not None and known.masked is not None and mask is not None:
         extra = (mask.expand(len(z), -1, -1, -1), known.masked)
-    if known is None or start == 0 and mask is not None:  # in-painting from the first step on: noise alone
+    if known is None or (start == 0 and mask is not None):  # in-painting from the first step on: noise alone
         z = z * solver.initial_std
     else:
         z = solver.add_noise(known.latents, known.noise, start)
@@ -435,7 +437,12 @@ def generate(
 
 SD2_TEXT = {"width": 1024, "layers": 23, "heads": 16, "d_ff": 4096, "activation": "gelu"}
 SD1_TEXT = {"width": 768, "layers": 12, "heads": 12, "d_ff": 3072}
-STABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample_range": None}
+STABLE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample_range": None,
+}
 
 
 def make_variant(*, size: int, **config: Any) -> Variant:
@@ -509,7 +516,9 @@ def read_tensors(weights: str | Path, model: nn.Module) -> dict[str, Tensor]:
     """The weights of a Stable Diffusion folder, for `ts.create("sd1", weights=FOLDER)`."""
     folder = hf_folder.fetch(str(weights)) if str(weights).startswith("hf:") else Path(weights)
     if not stable_diffusion.holds(folder):
-        raise BadInput(f"{weights} is no folder of Stable Diffusion: unet, vae, text_encoder, tokenizer, scheduler")
+        raise BadInput(
+            f"{weights} is no folder of Stable Diffusion: unet, vae, text_encoder, tokenizer, scheduler"
+        )
     stable_diffusion.read(folder)
     return stable_diffusion.whole_state(folder)
 
@@ -558,5 +567,9 @@ def reference() -> Iterator[ParityCase]:
         ours.load_state_dict(names(theirs.state_dict()))
         dtype = torch.float32 if number >= 6 else torch.float64
         size = (2, config.channels, config.size, config.size)
-        inputs = (torch.randn(size).to(dtype), torch.tensor([7, 800]), torch.randn(2, 5, config.context).to(dtype))
+        inputs = (
+            torch.randn(size).to(dtype),
+            torch.tensor([7, 800]),
+            torch.randn(2, 5, config.context).to(dtype),
+        )
         yield ParityCase(ours.to(dtype), theirs.to(dtype), inputs, names, torch.optim.AdamW, f"{number}")

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
 from torchstone.data.text.tokenizers import from_metadata, to_metadata
@@ -51,7 +50,9 @@ def load_captions(
         BadInput: the data cannot be read; the network is a published one, which is not trained here.
     """
     if not model_config.get("init"):
-        raise BadInput(f"{recipe.variant} is a published network, used by its folder: choose ldm_emoji to train")
+        raise BadInput(
+            f"{recipe.variant} is a published network, used by its folder: choose ldm_emoji to train"
+        )
     data: Any = load_captioned(recipe.data, size=size, device=device)
     tokenizer = word_tokenizer([data.captions[row] for row in data.train.labels.tolist()])
     text = {**model_config["text"], "vocab_size": tokenizer.get_vocab_size(), "max_length": MAX_TOKENS}
@@ -194,7 +195,9 @@ def sample_request(
         known = None
         strength = 1.0 if request.strength is None and is_inpainting else request.strength or 0.8
         if given is not None:
-            known, noise = prepare_known(model, make_known, solver, given, mask, strength, len(rows), generator, steps)
+            known, noise = prepare_known(
+                model, make_known, solver, given, mask, strength, len(rows), generator, steps
+            )
         else:
             noise = draw(model, len(rows), generator)
         with eval_mode(model):
@@ -221,7 +224,9 @@ def decode(model: Any, z: Tensor) -> Pixels:
     """Images of latents, an image at a time where they are large, on the CPU."""
     size = 1 if z.shape[-1] >= 64 else CHUNK_SIZE  # the decoder takes more memory than all else
     z = (z / model.autoencoder.latent_scale).to(model.unet.conv_in.weight.dtype)
-    parts = [check_finite(model.autoencoder.decode(rows).float(), "decoded samples") for rows in z.split(size)]
+    parts = [
+        check_finite(model.autoencoder.decode(rows).float(), "decoded samples") for rows in z.split(size)
+    ]
     return torch.cat([to_uint8(x, symmetric_range({"channels": x.shape[1]})).cpu() for x in parts])
 
 
