@@ -185,7 +185,12 @@ def compare(folder, pipeline, solver, *, count=2, steps=6, tmp_path=None, **give
     return errors
 
 
-@pytest.mark.parametrize("solver", SCHEDULERS)
+def cases(*quick):
+    """Every solver; those that are not `quick` are left to the sweep."""
+    return [pytest.param(each, marks=() if each in quick else pytest.mark.sweep) for each in SCHEDULERS]
+
+
+@pytest.mark.parametrize("solver", cases("plms", "dpm_solver++"))
 def test_text_to_image(folders, solver):
     folder, pipeline = folders(solver, 1 if solver in ("plms", "euler") else 2)
     assert max(compare(folder, pipeline, solver)) < TOLERANCE
@@ -195,7 +200,7 @@ def with_parts(name, pipeline):
     return getattr(import_diffusers(), name)(**pipeline.components, requires_safety_checker=False)
 
 
-@pytest.mark.parametrize("solver", SCHEDULERS)
+@pytest.mark.parametrize("solver", cases("plms"))
 def test_image_to_image(folders, solver):
     folder, pipeline = folders(solver, 1 if solver in ("plms", "euler") else 2)
     other = with_parts("StableDiffusionImg2ImgPipeline", pipeline)
@@ -204,8 +209,8 @@ def test_image_to_image(folders, solver):
     assert max(errors) < TOLERANCE
 
 
-@pytest.mark.parametrize("solver", SCHEDULERS)
-@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("solver", cases("dpm_solver++"))
+@pytest.mark.parametrize("strength", [pytest.param(1.0, marks=pytest.mark.sweep), 0.5])
 def test_inpainting(folders, solver, strength):
     folder, pipeline = folders(solver, 1 if solver in ("plms", "euler") else 2)
     other = with_parts("StableDiffusionInpaintPipeline", pipeline)

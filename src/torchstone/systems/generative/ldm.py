@@ -6,7 +6,7 @@ Diffusion 1 and 2. Image to image: Meng et al., SDEdit, 2021, arXiv:2108.01073.
 
 The idea. Most of an image's numbers are detail that the eye hardly sees. An autoencoder first learns to drop
 it: a patch of 4 × 4 or 8 × 8 pixels becomes four numbers. Diffusion then works on the small grid that is
-left, at a fraction of the cost. A text enters by attention: each location of the U-Net attends to all of its words.
+left, at a fraction of the cost. A text enters by attention: each location of the U-Net attends to all words.
 
     z = s · E(x),   s = 1 / std of the first latents     kept in the checkpoint      (section 3.1, appendix G)
     L = E ‖ε − ε_θ(z_t, t, τ(y))‖²                        `training_loss`                         (equation 3)
