@@ -109,7 +109,8 @@ def test_folder_is_used_by_its_classes_names(capsys, tmp_path):
     assert code == 0, err
     assert out.exists()
     hens, fish = (
-        np.stack(ts.sample(tmp_path / "folder", num_samples=2, label=k, sampling_steps=3)) for k in (1, 0)
+        np.stack(ts.sample(tmp_path / "folder", num_samples=2, label=k, sampling_steps=3))
+        for k in ("a hen", "7")
     )
     assert hens.shape == (2, 3, 8, 8)
     assert not np.array_equal(hens, fish)

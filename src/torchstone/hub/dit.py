@@ -178,7 +178,7 @@ def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         part, _, rest = name.partition(".")
         if part in parts:
             parts[part][rest] = tensor
-    scale = parts["vae"].pop("latent_scale", torch.tensor(torch.nan))
+    scale = parts["vae"].pop("latent_scale", torch.ones(()))
     autoencoder = kl_autoencoder.published({}, parts["vae"]) | {"latent_scale": scale}
     return {f"denoiser.{name}": each for name, each in published_denoiser(parts["transformer"]).items()} | {
         f"autoencoder.{name}": each for name, each in autoencoder.items()

@@ -157,8 +157,8 @@ class KLAutoencoder(nn.Module):
     """Encoder, diagonal Gaussian, decoder.
 
     `latent_scale`, 1 / (standard deviation of z), belongs to the weights: it is a buffer, measured by
-    `measure_latent_scale` or read from a published folder. Until then it is not a number, so that latents
-    that nobody has scaled are not a number either.
+    `measure_latent_scale` or read from a published folder, and 1 until then. No constant stands for it: that
+    of another autoencoder is wrong by any factor.
     """
 
     quant_conv: nn.Conv2d | None
@@ -172,7 +172,7 @@ class KLAutoencoder(nn.Module):
         latent = config.latent_channels
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.quant_conv else None
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.post_quant_conv else None
-        self.register_buffer("latent_scale", torch.tensor(torch.nan))
+        self.register_buffer("latent_scale", torch.ones(()))
 
     def encode(self, x: Images) -> DiagonalGaussian:
         """The distribution of the latents of images in −1..1."""

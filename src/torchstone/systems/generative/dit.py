@@ -98,7 +98,7 @@ __all__ = [
     "training_loss",
 ]
 
-MARGIN = ("loss", -0.3)
+MARGIN = ("loss", -0.2)
 
 Latents = Float[Tensor, "batch channel height width"]
 
@@ -412,7 +412,8 @@ class LatentDiT(nn.Module):
     def __init__(self, config: DiTConfig, autoencoder: KLAutoencoderConfig | None, process: DiffusionProcess):
         super().__init__()
         self.process = process
-        self.autoencoder = None if autoencoder is None else KLAutoencoder(autoencoder)
+        # frozen but in its own stage
+        self.autoencoder = None if autoencoder is None else KLAutoencoder(autoencoder).requires_grad_(False)
         self.denoiser = DiT(config)
         self.shape = (config.channels, config.size, config.size)
 

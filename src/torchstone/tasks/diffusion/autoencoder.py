@@ -66,7 +66,7 @@ def train_autoencoder(
     autoencoder: KLAutoencoder = model.autoencoder
     picture = symmetric_range(data.metadata)
     shape = check_side(autoencoder, picture["size"])
-    autoencoder.requires_grad_()
+    train_only(model, autoencoder)
 
     def objective(net: Any, batch: AutoencoderBatch) -> dict[str, Tensor]:
         return autoencoder_loss(net, batch, recipe.kl_weight)
@@ -99,6 +99,12 @@ def train_autoencoder(
         report=lambda folder: save_sheet(autoencoder, data, folder),
         metadata=metadata,
     )
+
+
+def train_only(model: Any, part: Any, *, but: bool = False) -> None:
+    """Freeze all of `model` but `part`; with `but`, `part` alone."""
+    model.requires_grad_(but)
+    part.requires_grad_(not but)
 
 
 def autoencoder_loss(net: Any, batch: AutoencoderBatch, kl_weight: float) -> dict[str, Tensor]:
@@ -162,15 +168,14 @@ def encode_split(autoencoder: KLAutoencoder, split: ImageSplit, picture: dict[st
 
 
 def latent_batches(autoencoder: KLAutoencoder, recipe: Any, data: ImageDataset | Captioned) -> LatentBatches:
-    """The second stage's batches: the frozen autoencoder's latents of the training split, scaled to a
-    standard deviation of 1. The scale is measured here, of all of them, and kept in the autoencoder.
+    """The second stage's batches: the autoencoder's latents of the training split, scaled to a standard
+    deviation of 1. The scale is measured here, of all of them, and kept in the autoencoder.
 
     Of the recipe: batch_size, seed. Augmentation is the first stage's alone: latents are computed once.
 
     Raises:
         BadInput: the latents do not vary, or are not finite.
     """
-    autoencoder.requires_grad_(False)
     moments = encode_split(autoencoder, data.train, symmetric_range(data.metadata))
     std = latent_std(moments)
     if not 0 < std < torch.inf:

@@ -286,7 +286,7 @@ def sample_images(
         if not torch.isfinite(x).all():
             raise BadInput("the samples are not finite: the network's weights are damaged, or diverged")
         if autoencoder is not None:
-            with torch.no_grad():
+            with eval_mode(model), torch.no_grad():
                 x = check_finite(autoencoder.from_latents(x), "decoded samples")
         metadata = sample_grid.symmetric_range({"channels": x.shape[1]})
         images.append(sample_grid.to_uint8(x, metadata).cpu())
