@@ -228,7 +228,6 @@ def _latent_diffusion(folder: Path) -> Published:
             warnings.simplefilter("ignore")
             load_weights(module, tensors, f"the weights in {folder / part} do not fit")
         module.load_state_dict(tensors, assign=True)
-        module.requires_grad_()
     return Published(model.eval(), contents._asdict(), entry, "sd1", contents.model_config)
 
 

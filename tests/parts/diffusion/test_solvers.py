@@ -50,7 +50,8 @@ def errors(name, steps, start=0, **settings) -> list[float]:
         solver.schedule = solver.schedule.to_float64()
         scheduler.alphas_cumprod = solver.schedule.alphas_cumprod
         first = scheduler.alphas_cumprod[0]
-        scheduler.final_alpha_cumprod = torch.ones_like(first) if process.compat.final_step_to_zero else first
+        to_one = scheduler.config.set_alpha_to_one
+        scheduler.final_alpha_cumprod = torch.ones_like(first) if to_one else first
     assert solver.timesteps == pytest.approx(scheduler.timesteps.tolist(), abs=1e-9)
     assert solver.initial_std == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-6)
     noise = torch.randn(2, 3, 4, 4, dtype=torch.float64)
@@ -96,7 +97,7 @@ def test_a_network_that_predicts_x0(name):
     assert max(errors(name, 6, prediction_type="sample")) < TOLERANCES[name]
 
 
-def test_the_last_step_of_ddim_is_told_by_set_alpha_to_one():
+def test_set_alpha_to_one_decides_the_last_step_of_ddim():
     """The trap of Stable Diffusion's folders: the last step goes to timestep 0, which is not clean."""
     settings = {"steps_offset": 1, "timestep_spacing": "leading"}
     scheduler = theirs("ddim", set_alpha_to_one=False, **settings)

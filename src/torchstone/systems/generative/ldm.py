@@ -291,7 +291,7 @@ class LatentDiffusion(nn.Module):
                 f"the U-Net has {unet.out_channels} channels, but latents have {autoencoder.latent_channels}"
             )
         self.process, self.text_layer = process, text_layer
-        self.autoencoder = KLAutoencoder(autoencoder)
+        self.autoencoder = KLAutoencoder(autoencoder).requires_grad_(False)  # frozen but in its own stage
         self.text = CLIPTextTower(text)
         self.unet = LatentUNet(unet)
         self.shape = (autoencoder.latent_channels, unet.size, unet.size)  # of latents
@@ -445,8 +445,10 @@ STABLE = {
 }
 
 
-def make_variant(*, size: int, **config: Any) -> Variant:
-    return Variant(partial(latent_diffusion, **config), (3, size, size))
+def make_variant(**config: Any) -> Variant:
+    """The shape is that of the latents which the U-Net is given."""
+    unet = LatentUNetConfig(**config.get("unet", {}))
+    return Variant(partial(latent_diffusion, **config), (unet.channels, unet.size, unet.size))
 
 
 # of a text encoder that is trained here: words of the captions, filled up with PAD, which ends them too
@@ -459,16 +461,12 @@ OWN_WORDS = {
     "activation": "gelu",
 }
 VARIANTS = {
-    "sd1": make_variant(size=512, text=SD1_TEXT, process=STABLE),
+    "sd1": make_variant(text=SD1_TEXT, process=STABLE),
     "sd2": make_variant(
-        size=512,
-        text=SD2_TEXT,
-        unet={"context": 1024, "heads": (5, 10, 20, 20), "linear": True},
-        process=STABLE,
+        text=SD2_TEXT, unet={"context": 1024, "heads": (5, 10, 20, 20), "linear": True}, process=STABLE
     ),
-    "sd_inpaint": make_variant(size=512, text=SD1_TEXT, unet={"channels": 9}, process=STABLE),
+    "sd_inpaint": make_variant(text=SD1_TEXT, unet={"channels": 9}, process=STABLE),
     "ldm_emoji": make_variant(
-        size=64,
         autoencoder={"widths": (16, 32, 64), "depth": 1, "groups": 8, "mid_attention": False},
         unet={
             "widths": (64, 128),
@@ -484,7 +482,6 @@ VARIANTS = {
         init=True,
     ),
     "ldm_shapes": make_variant(
-        size=16,
         autoencoder={"widths": (8, 16), "depth": 1, "groups": 4},
         unet={
             "widths": (16, 32),
@@ -505,7 +502,7 @@ VARIANTS = {
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
-    conditioned = task.load_captions(recipe, make.keywords, VARIANTS[recipe.variant].shape[1], device)
+    conditioned = task.load_captions(recipe, make.keywords, device)
     rng.seed(recipe.seed)
     model = make(**conditioned.model_config).to(device)
     yield train_autoencoder(model, recipe, conditioned.data, task.metadata_of(recipe, conditioned))

@@ -21,6 +21,7 @@ from torchstone.errors import BadInput, did_you_mean
 from torchstone.metrics import memorization
 from torchstone.parts.diffusion.solvers import SOLVERS, Solver
 from torchstone.parts.modes import eval_mode
+from torchstone.parts.vae.kl_autoencoder import KLAutoencoderConfig
 from torchstone.plots.sample_grid import save_image_grid, symmetric_range, to_uint8
 from torchstone.tasks.anomaly import check_finite
 from torchstone.tasks.diffusion.sampler import SamplingConfig
@@ -37,14 +38,11 @@ CHUNK_SIZE = 64  # images generated at a time
 # -------------------------------------------------------------------------------------------- data
 
 
-def load_captions(
-    recipe: Any, model_config: dict[str, Any], size: int, device: torch.device
-) -> ConditionedData:
+def load_captions(recipe: Any, model_config: dict[str, Any], device: torch.device) -> ConditionedData:
     """The recipe's captioned images, and the network's configuration with the captions' vocabulary.
 
     Args:
         model_config: the variant's arguments.
-        size: pixels a side.
 
     Raises:
         BadInput: the data cannot be read; the network is a published one, which is not trained here.
@@ -53,6 +51,7 @@ def load_captions(
         raise BadInput(
             f"{recipe.variant} is a published network, used by its folder: choose ldm_emoji to train"
         )
+    size = model_config["unet"]["size"] * KLAutoencoderConfig(**model_config["autoencoder"]).downsampling
     data: Any = load_captioned(recipe.data, size=size, device=device)
     tokenizer = word_tokenizer([data.captions[row] for row in data.train.labels.tolist()])
     text = {**model_config["text"], "vocab_size": tokenizer.get_vocab_size(), "max_length": MAX_TOKENS}
