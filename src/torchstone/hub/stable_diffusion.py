@@ -376,31 +376,6 @@ def published_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("text."): tensor for name, tensor in clip.published("", whole).items()}
 
 
-def tokenizer_settings(folder: Path, length: int) -> dict[str, Any]:
-    """How texts become tokens: `tokenizer`, a JSON string, `length`, and the ids `start_id`, `end_id` and
-    `pad_id`.
-
-    Raises:
-        BadInput: a token is missing from the vocabulary.
-    """
-    from torchstone.data.text.pretrained_tokenizers import load
-
-    tokenizer = load(folder / "tokenizer")
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    stated = read_settings(folder / "tokenizer" / "special_tokens_map.json")
-    stated |= read_settings(folder / "tokenizer" / "tokenizer_config.json")
-    defaults = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    settings: dict[str, Any] = {"tokenizer": tokenizer.to_str(), "length": length}
-    for role, name in (("bos_token", "start_id"), ("eos_token", "end_id"), ("pad_token", "pad_id")):
-        token = stated.get(role) or defaults[role]
-        token = str(token.get("content") if isinstance(token, dict) else token)
-        settings[name] = tokenizer.token_to_id(token)
-        if settings[name] is None:
-            raise BadInput(f"{folder}/tokenizer has no {token!r}, its {role}")
-    return settings
-
-
 def whole_state(folder: Path) -> dict[str, Tensor]:
     """All weights of a folder, by the names of `LatentDiffusion`, in single precision."""
     tensors: dict[str, Tensor] = {}

@@ -66,8 +66,6 @@ def _latent_metadata(folder: Path, config: Mapping[str, Any], model: Any) -> dic
     Raises:
         BadInput: its tokenizer lacks a token.
     """
-    from torchstone.hub.stable_diffusion import tokenizer_settings
-
     for note in config["notes"]:
         notify(f"{folder}: {note}")
     autoencoder = model.autoencoder.config
@@ -81,8 +79,33 @@ def _latent_metadata(folder: Path, config: Mapping[str, Any], model: Any) -> dic
         "sampling": {"steps": 50, "sampler": config["solver"], "guidance_scale": 7.5},
         "num_samples": 1,
         "scheduler": config["scheduler"],
-        **tokenizer_settings(folder, model.text.config.max_length),
+        **_prompt_tokenizer(folder, model.text.config.max_length),
     }
+
+
+def _prompt_tokenizer(folder: Path, length: int) -> dict[str, Any]:
+    """How texts become tokens: `tokenizer`, a JSON string, `length`, and the ids `start_id`, `end_id` and
+    `pad_id`.
+
+    Raises:
+        BadInput: a token is missing from the vocabulary.
+    """
+    from torchstone.data.text import tokenizers
+
+    tokenizer = tokenizers.load(folder / "tokenizer")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    stated = read_settings(folder / "tokenizer" / "special_tokens_map.json")
+    stated |= read_settings(folder / "tokenizer" / "tokenizer_config.json")
+    defaults = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    settings: dict[str, Any] = {"tokenizer": tokenizers.to_metadata(tokenizer), "length": length}
+    for role, name in (("bos_token", "start_id"), ("eos_token", "end_id"), ("pad_token", "pad_id")):
+        token = stated.get(role) or defaults[role]
+        token = str(token.get("content") if isinstance(token, dict) else token)
+        settings[name] = tokenizer.token_to_id(token)
+        if settings[name] is None:
+            raise BadInput(f"{folder}/tokenizer has no {token!r}, its {role}")
+    return settings
 
 
 def _image_metadata(folder: Path, config: Mapping[str, Any], model_config: dict[str, Any]) -> dict[str, Any]:
