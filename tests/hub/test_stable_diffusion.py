@@ -285,6 +285,7 @@ def test_commands(capsys, folders, tmp_path):
     assert (sliced.int() - images.int()).abs().max() <= 1
     half = torch.stack(ts.sample(folder, precision="bf16", **settings)).float()
     assert 0 < (half - images.float()).abs().mean() < 30
+    assert "is sampled, not evaluated" in assert_rejected(capsys, "eval", folder, "--data", "shapes")
     picture().save(tmp_path / "start.png")
     mask_image().save(tmp_path / "mask.png")
     for given in (

@@ -364,7 +364,7 @@ def training_loss(
 
 def guided_output(
     unet: Any, z: Latents, t: Tensor, text: Text, empty: Text | None, guidance_scale: float
-) -> Latents:
+) -> Float[Tensor, "batch out_channel height width"]:
     """ε̃ = ε_∅ + s (ε_c − ε_∅), the U-Net's output with classifier-free guidance.
 
     Args:

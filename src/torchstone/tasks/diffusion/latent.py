@@ -308,13 +308,18 @@ def prepare_known(
         epsilon = torch.randn(posterior.mean.shape, generator=generator).to(weight.device)
         return model.autoencoder.latent_scale * posterior.sample(epsilon).float()
 
-    latents, noise = encode(image).expand(count, -1, -1, -1), draw(model, count, generator)
+    is_given_mask = model.unet.config.channels > model.shape[0]
+    if is_given_mask and strength == 1:  # the image itself is not looked at, and no number is drawn for it
+        latents = torch.zeros(1, *model.shape, device=weight.device)
+    else:
+        latents = encode(image)
+    latents, noise = latents.expand(count, -1, -1, -1), draw(model, count, generator)
     if mask is None:
         return make_known(latents, noise, start), noise
     mask = mask.to(weight.device)
     small = F.interpolate(mask, size=model.shape[1:])
     masked = None
-    if model.unet.config.channels > model.shape[0]:
+    if is_given_mask:
         masked = encode(image * (mask < 0.5)).expand(count, -1, -1, -1)
     return make_known(latents, noise, start, small, masked), noise
 
