@@ -372,8 +372,8 @@ def published_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def published_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our parameter names of a `CLIPTextModel`'s, with or without the prefix that earlier versions wrote."""
     prefix = "text_model."
-    whole = {prefix + name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return {name.removeprefix("text."): tensor for name, tensor in clip.published("", whole).items()}
+    prefixed = {prefix + name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix("text."): tensor for name, tensor in clip.published("", prefixed).items()}
 
 
 def whole_state(folder: Path) -> dict[str, Tensor]:

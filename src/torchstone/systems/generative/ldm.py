@@ -92,15 +92,15 @@ Tokens = Int64[Tensor, "batch tokens"]
 class Recipe:
     data: str = "openmoji"  # data set of captioned images: openmoji, shapes, or a folder
     variant: str = "ldm_emoji"  # network variant
-    autoencoder_steps: int = 400  # number of updates of the autoencoder
+    autoencoder_steps: int = 1000  # number of updates of the autoencoder
     autoencoder_lr: float = 2e-3  # learning rate of the autoencoder
     kl_weight: float = 1e-6  # weight of the KL divergence of the latents from a standard normal
     cond_drop_prob: float = 0.1  # probability of dropping the caption (classifier-free guidance)
-    steps: int = 700  # number of updates of text encoder and U-Net
+    steps: int = 2000  # number of updates of text encoder and U-Net
     batch_size: int = 16  # images per update
     augment: str = "none"  # augmentation of the autoencoder's images, such as flip or shift2
     optim: OptimConfig = OptimConfig(
-        lr=1e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
+        lr=1e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.995
     )  # optimizer, schedule, precision
     sampling_steps: int = 25  # number of sampling steps
     guidance_scale: float = 2.0  # guidance scale s of samples, 1 for no guidance
@@ -428,8 +428,8 @@ def generate(
         output = guided_output(model.unet, inputs, t, text, empty, guidance_scale)
         z = solver.step(output.to(z.dtype), z, index)
         if known is not None and mask is not None and known.masked is None:
-            kept = solver.add_noise(known.latents, known.noise, index + 1)
-            z = (1 - mask) * kept + mask * z
+            noised = solver.add_noise(known.latents, known.noise, index + 1)
+            z = (1 - mask) * noised + mask * z
         yield z
 
 
