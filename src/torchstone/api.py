@@ -670,13 +670,24 @@ OLD_OPTIONS = {
 
 
 # what options of `sample` and `predict` must be, as on the command line
-COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horizon")
+COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horizon", "attention_slices")
 TYPES: dict[str, Any] = {
     **dict.fromkeys(
-        ("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo", "truncation"), float
+        (
+            "temperature",
+            "top_p",
+            "guidance_scale",
+            "classifier_scale",
+            "eta",
+            "tempo",
+            "truncation",
+            "strength",
+        ),
+        float,
     ),
     **dict.fromkeys(("top_k", "seed"), int),
     **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask", "search"), str),
+    **dict.fromkeys(("negative_prompt", "init_image", "precision"), str),
     **dict.fromkeys(("image", "from_label", "to_label", "to", "mix_styles"), str),
 }
 

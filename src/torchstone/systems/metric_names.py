@@ -88,6 +88,9 @@ METRICS = {
     "dalle2": "loss logit_scale mean_reciprocal_rank recall_at_* image_to_text_recall_at_* cosine "
     "nearest_word_recall_at_* novel_recall_at_* text_recall_at_* prior_recall_at_* single_recall_at_* "
     "prior_cosine clip_r_at_10 clip_r_at_10_data match",
+    "ldm": "loss l1_loss kl mse psnr match match_train nn_distance_ratio",
+    "dit": f"loss l1_loss kl mse psnr reconstruction_frechet_distance {SAMPLES} label_accuracy "
+    "confident_data",
     "reinforce": f"{AGENT} value_loss entropy gradient_variance noise_scale",
     "a2c": f"{AGENT} value_loss entropy",
     "trpo": f"{AGENT} value_loss entropy kl step_fraction explained_variance",

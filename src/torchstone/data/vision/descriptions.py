@@ -22,9 +22,9 @@ from torch import Tensor
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import openmoji
-from torchstone.data.vision.captioned import SKIN_TONE, english_name, read_unicode_names
+from torchstone.data.vision.captioned import SKIN_TONE, draw_shapes, english_name, read_unicode_names
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit
-from torchstone.data.vision.image_texts import draw_shapes, picture_metadata
+from torchstone.data.vision.image_texts import picture_metadata
 from torchstone.data.vision.openmoji_questions import (
     CATEGORIES,
     DOMINANT,

@@ -349,6 +349,18 @@ OF_SYSTEMS = {
         "denoising error", "squared, of √d embeddings and of standard noise; of CLIP, nats", "lower", "1"
     ),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
+    ("dit", "loss"): Legend(
+        "denoising error", "squared, of the latents; of the autoencoder, absolute", "lower"
+    ),
+    ("dit", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
+    ("dit", "l1_loss"): Legend("error of reconstructions", "mean |difference|, −1 to 1", "lower"),
+    ("dit", "kl"): Legend("divergence of the latents from N(0, 1)", "nats per image"),
+    ("ldm", "loss"): Legend(
+        "denoising error", "squared, of the latents; of the autoencoder, absolute", "lower"
+    ),
+    ("ldm", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
+    ("ldm", "l1_loss"): Legend("error of reconstructions", "mean |difference|, −1 to 1", "lower"),
+    ("ldm", "kl"): Legend("divergence of the latents from N(0, 1)", "nats per image"),
     ("perceptron", "loss"): Legend(
         "perceptron criterion", "relative to the size of the weights", "lower", "1"
     ),

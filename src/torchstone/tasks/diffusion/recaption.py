@@ -312,7 +312,7 @@ def write_captions(setup: Setup) -> tuple[Run, CaptionWriter]:
     Metrics: `caption_words` of a caption, and by attribute the share of captions that say what is true.
     """
     data = setup.data
-    images = torch.cat([data.train.images, data.val.images])
+    images = torch.cat([split.take(torch.arange(len(split))) for split in (data.train, data.val)])
     labels = torch.cat([data.train.labels, data.val.labels]).tolist()
     writer, stream = CaptionWriter(setup, images, labels), RowChunks(len(labels), CHUNK)
     steps = -(-len(labels) // CHUNK)
