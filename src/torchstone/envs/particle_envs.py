@@ -25,7 +25,8 @@ def generators(seeds: Sequence[int]) -> list[np.random.Generator]:
     return [np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))) for seed in seeds]
 
 
-def distances(a: Float[np.ndarray, "*shape 2"], b: Float[np.ndarray, "*shape 2"]) -> np.ndarray:
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Between points, the last axis x and y; the others are broadcast."""
     return np.sqrt(np.square(a - b).sum(-1))
 
 

@@ -14,7 +14,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class TeamStep(NamedTuple):
     present: Bool[Tensor, "episode agent"]  # acts next
 
 
+@runtime_checkable
 class TeamEnvs(Protocol):
     """Many episodes side by side, each from a seed of its own."""
 
@@ -112,7 +113,6 @@ def import_environment(name: str) -> Any:
     package = name.partition(".")[0]
     try:
         holder = importlib.import_module(package)
-        importlib.import_module("pettingzoo")
     except ModuleNotFoundError as error:
         raise BadInput(f"{PETTINGZOO}{name} needs {error.name}: {INSTALL}") from error
     try:

@@ -37,6 +37,9 @@ KINDS = ("category", "color", "count", "clock", "emoji_clock", "digit", "parity"
 ANSWERS = " ".join(f"{kind}_accuracy" for kind in KINDS)
 BLANK_ANSWERS = " ".join(f"blank_{kind}_accuracy" for kind in KINDS)
 EQUILIBRIUM = "exploitability nash_conv game_value loss"
+TEAM = "return agent_return return_std random_return episodic_return env_steps loss"
+PAYOFFS = "return return_1 return_2 cooperation cooperating_pairs loss"
+NAIVE = " ".join(f"naive_{name}" for name in PAYOFFS.split())
 AGENT = "return return_std episodic_return env_steps loss"
 
 METRICS = {
@@ -92,6 +95,11 @@ METRICS = {
     "games game_length first_player_score",
     "nfsp": f"{EQUILIBRIUM} q_loss epsilon episodes",
     "deep_cfr": f"{EQUILIBRIUM} policy_loss samples",
+    "lola": f"{PAYOFFS} {NAIVE}",
+    "dial": "return oracle_return oracle_share episodic_return loss",
+    "qmix": f"{TEAM} q_value epsilon",
+    "mappo": f"{TEAM} value_loss entropy approx_kl",
+    "maddpg": f"{TEAM} q_value actor_loss",
     "world_models": "loss reconstruction_error kl nll end_loss memoryless_nll return return_std dream_return "
     "population_return population_best dream_population_return dream_population_best sigma",
     "muzero": f"{AGENT} policy_loss value_loss reward_loss "

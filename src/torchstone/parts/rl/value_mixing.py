@@ -26,7 +26,7 @@ class QMixer(nn.Module):
 
     Args:
         embed: width of the mixing layer.
-        hypernet: width of the hidden layer of the hypernetworks.
+        hypernet: width of the hidden layer of the weights' hypernetworks; 0 for none, as in the paper.
     """
 
     def __init__(self, num_agents: int, state_size: int, embed: int = 32, hypernet: int = 64):
@@ -45,7 +45,9 @@ class QMixer(nn.Module):
         return (hidden * self.hyper_w2(state).abs()).sum(-1) + self.hyper_b2(state)[..., 0]
 
 
-def _hypernet(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+def _hypernet(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    if not hidden:
+        return nn.Linear(inputs, outputs)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 

@@ -300,8 +300,8 @@ FACTS = [
 
 
 def reference() -> Iterator[ParityCase]:
-    """The logits by plain lookup; and exact values and LOLA's gradients against sums over 2,000 steps and
-    finite matrices of second derivatives."""
+    """The logits by plain lookup; and exact values and LOLA's gradients against sums over steps and
+    matrices of second derivatives."""
     from torchstone.references.team_learning import lola_cases
 
     yield from lola_cases(LOLA, lola_gradients)

@@ -68,6 +68,7 @@ class Recipe:
     clip_coef: float = 0.2  # clipping coefficient ε of the probability ratio
     ent_coef: float = 0.01  # entropy bonus coefficient, c_2
     vf_coef: float = 1.0  # value loss coefficient, c_1
+    policy_gain: float = 0.01  # scale of the initial logits: 0.01 for a nearly uniform policy
     lr: float = 2e-3  # learning rate of Adam
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float = 10.0  # gradient clipping: largest norm
@@ -110,6 +111,7 @@ class MAPPO(nn.Module):
     Args:
         observation_sizes, action_counts: of each agent.
         central: the critic sees the state, not the agent's own observation.
+        policy_gain: scale of the initial logits; 0.01 for a nearly uniform policy.
     """
 
     action_mask: Tensor
@@ -121,12 +123,13 @@ class MAPPO(nn.Module):
         *,
         hidden: Sequence[int] = (64, 64),
         central: bool = True,
+        policy_gain: float = 0.01,
     ):
         super().__init__()
         agents, width, actions = len(action_counts), max(observation_sizes), max(action_counts)
         self.agents, self.central = agents, central
         seen = agents * (width + 1) if central else width
-        self.policy_layers = _layers((width + agents, *hidden, actions), 0.01)
+        self.policy_layers = _layers((width + agents, *hidden, actions), policy_gain)
         self.value_layers = _layers((seen + agents, *hidden, 1), 1.0)
         self.value_norm = RunningMeanStd(clip=math.inf)
         team = Team(("",) * agents, tuple(observation_sizes), tuple(action_counts))
@@ -172,7 +175,7 @@ def _layers(widths: Sequence[int], last_gain: float) -> nn.Sequential:
         layer = nn.Linear(a, b)
         nn.init.orthogonal_(layer.weight, last_gain if is_last else math.sqrt(2))
         nn.init.zeros_(layer.bias)
-        layers += [layer] if is_last else [layer, nn.Tanh()]
+        layers += [layer] if is_last else [layer, nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -268,6 +271,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     team = task.read_team(recipe.data)
     model_config = task.team_config(team) | {"hidden": list(recipe.hidden)}
+    model_config |= {"policy_gain": recipe.policy_gain}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
     step = FlatGradientUpdate(
         lambda steps: loss(model, steps, recipe),

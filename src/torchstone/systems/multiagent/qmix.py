@@ -70,7 +70,7 @@ class Recipe:
     max_episode_steps: int = 25  # time limit of an episode: what is not over then is cut off
     hidden: int = 64  # width of the agents' network
     embed: int = 32  # width of the mixing layer
-    hypernet: int = 64  # width of the hypernetworks' hidden layer
+    hypernet: int = 64  # width of the hypernetworks' hidden layer; 0 for none
     exploration: Literal["epsilon", "enumerate"] = "epsilon"  # ε-greedy, or all courses of a small game in turn
     epsilon: float = 1.0  # initial ε: probability of a random action
     final_epsilon: float = 0.05  # final ε
