@@ -40,9 +40,7 @@ def read_riddle(spec: str) -> Riddle:
     return Riddle(int(text))
 
 
-def everyone_was_there(
-    room: Int64[Tensor, "game day"], prisoners: int
-) -> Bool[Tensor, "game day"]:
+def everyone_was_there(room: Int64[Tensor, "game day"], prisoners: int) -> Bool[Tensor, "game day"]:
     """Whether all have been in the room by the end of each day."""
     visited = torch.nn.functional.one_hot(room, prisoners).cumsum(1) > 0
     return visited.all(2)

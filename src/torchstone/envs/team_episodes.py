@@ -151,7 +151,9 @@ class EpisodeStream:
         if self.buffer is None:  # zeros: a checkpoint holds all of it
             self.buffer = TeamEpisodes(
                 *(
-                    column.new_zeros(self.buffer_size, self.max_steps + (name == "observation"), *column.shape[2:])
+                    column.new_zeros(
+                        self.buffer_size, self.max_steps + (name == "observation"), *column.shape[2:]
+                    )
                     for name, column in fresh._asdict().items()
                 )
             )

@@ -153,7 +153,9 @@ def qmix_cases(ours: Any, seed: int = 0) -> Iterator[ParityCase]:
             model = ours(sizes, counts, hidden=width, embed=8, hypernet=12, mixing=mixing).double()
             theirs = _RecurrentTeam(model, max(counts), model.action_mask)
             x = torch.randn(2, 5, len(sizes), max(sizes), dtype=torch.double)
-            yield ParityCase(model, theirs, x, optimizer=torch.optim.AdamW, label=f"{mixing}, {len(sizes)} agents")
+            yield ParityCase(
+                model, theirs, x, optimizer=torch.optim.AdamW, label=f"{mixing}, {len(sizes)} agents"
+            )
 
 
 class _PolicyAndValue(nn.Module):
@@ -161,7 +163,11 @@ class _PolicyAndValue(nn.Module):
 
     def __init__(self, ours: Any):
         super().__init__()
-        self.tensors, self.layers, self.central = _parameters(ours), len(ours.policy_layers) // 2 + 1, ours.central
+        self.tensors, self.layers, self.central = (
+            _parameters(ours),
+            len(ours.policy_layers) // 2 + 1,
+            ours.central,
+        )
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         agents = observation.shape[1]
@@ -267,4 +273,6 @@ def dial_cases(ours: Any, seed: int = 0) -> Iterator[ParityCase]:
         torch.manual_seed(seed)
         model = ours(prisoners, hidden).double()
         row = torch.randn(4, 6, 5 + prisoners, dtype=torch.double)
-        yield ParityCase(model, _Prisoner(model), row, optimizer=torch.optim.AdamW, label=f"{prisoners} prisoners")
+        yield ParityCase(
+            model, _Prisoner(model), row, optimizer=torch.optim.AdamW, label=f"{prisoners} prisoners"
+        )

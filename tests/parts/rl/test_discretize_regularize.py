@@ -10,7 +10,10 @@ def test_training_and_use():
     message = torch.tensor([-3.0, -0.1, 0.0, 0.2, 4.0], requires_grad=True)
     noise = torch.tensor([0.5, 1.0, -1.0, 0.0, 2.0])
     found = discretize_regularize(message, noise, 2.0)
-    expected = [1 / (1 + torch.tensor(-(m + 2.0 * n)).exp().item()) for m, n in zip(message.tolist(), noise.tolist(), strict=True)]
+    expected = [
+        1 / (1 + torch.tensor(-(m + 2.0 * n)).exp().item())
+        for m, n in zip(message.tolist(), noise.tolist(), strict=True)
+    ]
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
     (gradient,) = torch.autograd.grad(found.sum(), message)
     assert gradient.tolist() == pytest.approx([p * (1 - p) for p in expected], rel=2e-4)

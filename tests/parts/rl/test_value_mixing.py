@@ -44,7 +44,8 @@ def test_each_agent_s_best_action_is_part_of_the_best_joint_action():
 
 
 @pytest.mark.parametrize(
-    ("agents", "state", "embed"), [(2, 5, 8), *(pytest.param(*c, marks=pytest.mark.sweep) for c in [(3, 7, 32), (5, 2, 4)])]
+    ("agents", "state", "embed"),
+    [(2, 5, 8), *(pytest.param(*c, marks=pytest.mark.sweep) for c in [(3, 7, 32), (5, 2, 4)])],
 )
 def test_equal_to_torchrl(agents, state, embed):
     theirs = pytest.importorskip("torchrl.modules.models.multiagent")

@@ -75,7 +75,15 @@ def plain_game(model, target, games, game, recipe):
 
 @pytest.mark.parametrize(
     ("channel", "prisoners", "seed"),
-    [("dial", 3, 0), ("rial", 3, 1), *(pytest.param(c, n, 2 + n, marks=pytest.mark.sweep) for c in ("dial", "rial", "silence") for n in (3, 4))],
+    [
+        ("dial", 3, 0),
+        ("rial", 3, 1),
+        *(
+            pytest.param(c, n, 2 + n, marks=pytest.mark.sweep)
+            for c in ("dial", "rial", "silence")
+            for n in (3, 4)
+        ),
+    ],
 )
 def test_loss_and_gradient_equal_plain_games(channel, prisoners, seed):
     model, target, games = networks(prisoners, seed)

@@ -17,7 +17,11 @@ IPD = dataclasses.replace(lola.RECIPES["ipd"], device="cpu")
 
 @pytest.mark.parametrize(
     ("seed", "lookahead", "gamma"),
-    [(0, 1.0, 0.6), (1, 0.0, 0.5), *(pytest.param(s, 0.3 * s, 0.8, marks=pytest.mark.sweep) for s in range(2, 8))],
+    [
+        (0, 1.0, 0.6),
+        (1, 0.0, 0.5),
+        *(pytest.param(s, 0.3 * s, 0.8, marks=pytest.mark.sweep) for s in range(2, 8)),
+    ],
 )
 def test_gradient_is_the_papers(seed, lookahead, gamma):
     generator = torch.Generator().manual_seed(seed)

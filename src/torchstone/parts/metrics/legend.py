@@ -336,10 +336,14 @@ OF_SYSTEMS = {
     ("lola", "loss"): Legend("- mean payoff", "per step, mean of both players", "lower"),
     ("lola", "return"): Legend("mean payoff", "per step, mean of both players and all pairs", "higher"),
     **{
-        (system, "return"): Legend("the team's return", "sum of all agents' rewards, mean over episodes", "higher")
+        (system, "return"): Legend(
+            "the team's return", "sum of all agents' rewards, mean over episodes", "higher"
+        )
         for system in ("qmix", "mappo", "maddpg")
     },
-    ("dial", "return"): Legend("return", "1 freed, -1 lost, 0 neither; mean over courses of the days", "higher"),
+    ("dial", "return"): Legend(
+        "return", "1 freed, -1 lost, 0 neither; mean over courses of the days", "higher"
+    ),
     ("nfsp", "loss"): Legend("cross-entropy of the average policies", "nats, sum over players", "lower"),
     ("deep_cfr", "loss"): Legend("squared error of the advantages", "squared chips, weighted by iteration"),
     ("deep_cfr", "policy_loss"): Legend(

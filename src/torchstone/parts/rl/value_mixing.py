@@ -51,8 +51,6 @@ def _hypernet(inputs: int, hidden: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
-def gather_chosen(
-    q: Float[Tensor, "*batch action"], action: Tensor
-) -> Float[Tensor, "*batch"]:
+def gather_chosen(q: Float[Tensor, "*batch action"], action: Tensor) -> Float[Tensor, "*batch"]:
     """Q of the actions that were chosen, int64 of the batch's shape."""
     return torch.gather(q, -1, action[..., None])[..., 0]

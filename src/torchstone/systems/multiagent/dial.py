@@ -184,12 +184,7 @@ class Trace(NamedTuple):
     left: Float[Tensor, "game day"]  # as the prisoner left it
 
 
-def simulate(
-    model: DIAL,
-    games: Games,
-    recipe: Recipe,
-    target_network: DIAL | None = None,
-) -> Trace:
+def simulate(model: DIAL, games: Games, recipe: Recipe, target_network: DIAL | None = None) -> Trace:
     """The games under the network's own actions: with a target network as in training, with noise and random
     actions; without one as in use, greedy and with bits for messages."""
     target = model if target_network is None else target_network
@@ -252,7 +247,9 @@ def leave(
 def loss(model: DIAL, target_network: DIAL, games: Games, recipe: Recipe) -> dict[str, Tensor]:
     """L, the mean over all days and prisoners of games that are on."""
     trace = simulate(model, games, recipe, target_network)
-    ends = trace.told | (torch.arange(trace.told.shape[1], device=trace.told.device) == trace.told.shape[1] - 1)
+    ends = trace.told | (
+        torch.arange(trace.told.shape[1], device=trace.told.device) == trace.told.shape[1] - 1
+    )
     # r + max Q⁻ of the next day; nothing comes after the end
     following = trace.value[:, 1:]
     following = torch.cat([following, torch.zeros_like(following[:, :1])], 1)
@@ -328,7 +325,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
         evaluate=evaluate_now,
         test=evaluate_now,
         best_metric="return",
-        state={"model": model, "optimizer": step.optimizer, "target_network": target_network, "stream": stream},
+        state={
+            "model": model,
+            "optimizer": step.optimizer,
+            "target_network": target_network,
+            "stream": stream,
+        },
         steps=recipe.steps,
         examples=Examples(recipe.batch_size, None, unit="games", evaluation=float(games)),
         metadata=metadata,

@@ -56,7 +56,9 @@ class Recipe:
     data: str = "matrix:ipd"  # game of two players and actions: matrix:ipd, asymmetric_ipd, matching_pennies
     variant: str = "lola"  # learning rule
     pairs: int = 100  # pairs of learners, each from policies of its own
-    lookahead: float = 1.0  # step size η of the opponent's learning that is looked ahead; 0 for naive learners
+    lookahead: float = (
+        1.0  # step size η of the opponent's learning that is looked ahead; 0 for naive learners
+    )
     gamma: float = 0.96  # discount factor γ
     lr: float = 1.0  # step size δ of gradient ascent on the discounted sum of payoffs
     init_std: float = 1.0  # standard deviation of the initial logits

@@ -141,7 +141,9 @@ class MADDPG(nn.Module):
         self, observation: Float[Tensor, "batch agent feature"]
     ) -> Float[Tensor, "batch agent action"]:
         """-∞ for actions that an agent does not have."""
-        return self.actor(observation.transpose(0, 1)).transpose(0, 1).masked_fill(~self.action_mask, -math.inf)
+        return (
+            self.actor(observation.transpose(0, 1)).transpose(0, 1).masked_fill(~self.action_mask, -math.inf)
+        )
 
     def q_values(
         self,
@@ -303,7 +305,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
             polyak_update(target_network, model, recipe.tau)
         return {**metrics, "actor_loss": actor_metrics["loss"].detach(), **task.batch_metrics(batch)}
 
-    sees = "all agents' observations and actions" if model.central else "its own agent's observation and action"
+    sees = (
+        "all agents' observations and actions" if model.central else "its own agent's observation and action"
+    )
     state = {"critic_optimizer": critic_step.optimizer, "actor_optimizer": actor_step.optimizer}
     state["target_network"] = target_network
     note = f"a critic sees {sees}; in its actor's gradient the others' actions are from the replay buffer"

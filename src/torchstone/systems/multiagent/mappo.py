@@ -262,7 +262,9 @@ def loss(model: MAPPO, steps: Steps, recipe: Recipe) -> dict[str, Tensor]:
     value = model.normalized_value(steps.observation, steps.state)
     value_loss = masked_mean((value - model.value_norm(steps.returns)).square(), steps.present)
     total = recipe.vf_coef * value_loss - objective - recipe.ent_coef * entropy
-    change = masked_mean(ratio - 1 - (log_prob - steps.log_prob).masked_fill(~steps.present, 0.0), steps.present)
+    change = masked_mean(
+        ratio - 1 - (log_prob - steps.log_prob).masked_fill(~steps.present, 0.0), steps.present
+    )
     return {"loss": total, "value_loss": value_loss, "entropy": entropy, "approx_kl": change}
 
 

@@ -71,7 +71,9 @@ class Recipe:
     hidden: int = 64  # width of the agents' network
     embed: int = 32  # width of the mixing layer
     hypernet: int = 64  # width of the hypernetworks' hidden layer; 0 for none
-    exploration: Literal["epsilon", "enumerate"] = "epsilon"  # ε-greedy, or all courses of a small game in turn
+    exploration: Literal["epsilon", "enumerate"] = (
+        "epsilon"  # ε-greedy, or all courses of a small game in turn
+    )
     epsilon: float = 1.0  # initial ε: probability of a random action
     final_epsilon: float = 0.05  # final ε
     exploration_steps: int = 100_000  # environment steps until the final ε
@@ -279,9 +281,7 @@ def last_actions(episodes: TeamEpisodes) -> Int64[Tensor, "episode time_and_last
     return torch.cat([none, episodes.action], 1)
 
 
-def loss(
-    model: QMIX, target_network: QMIX, episodes: TeamEpisodes, recipe: Recipe
-) -> dict[str, Tensor]:
+def loss(model: QMIX, target_network: QMIX, episodes: TeamEpisodes, recipe: Recipe) -> dict[str, Tensor]:
     """L, the mean over the steps of all episodes; with independent learners over those of all agents."""
     online, _ = model.q_values(episodes.observation, last_actions(episodes))
     y = targets(model, target_network, episodes, online, recipe)
@@ -332,7 +332,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
     def pictures(folder: Path) -> None:
         if recipe.data == f"{PREFIX}two_step":
             tables = {name: table.cpu() for name, table in two_step_tables(model).items()}
-            draw_values(tables, folder / "q_tot.png", f"Q_tot of {recipe.variant}: player 1's actions are rows")
+            draw_values(
+                tables, folder / "q_tot.png", f"Q_tot of {recipe.variant}: player 1's actions are rows"
+            )
 
     state = {"optimizer": step.optimizer, "target_network": target_network}
     note = "the mixing network sees all agents' observations, and no actions"

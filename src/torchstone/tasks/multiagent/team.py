@@ -87,7 +87,9 @@ def play_team(
 
 def team_returns(*args: Any, **options: Any) -> list[float]:
     """The team's return of each episode of `play_team`."""
-    return [total for batch in play_team(*args, **options) for total in batch.returns.double().sum(1).tolist()]
+    return [
+        total for batch in play_team(*args, **options) for total in batch.returns.double().sum(1).tolist()
+    ]
 
 
 def return_metrics(returns: list[float], num_agents: int, *, std: bool = False) -> dict[str, float]:
