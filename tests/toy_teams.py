@@ -14,8 +14,7 @@ STAYS = {"a": (0, 2, "terminated"), "b": (0, 3, "truncated"), "c": (1, 5, "termi
 
 
 class ToyTeam:
-    metadata = {"render_modes": ["rgb_array"]}
-    possible_agents = ["a", "b", "c"]
+    possible_agents = ("a", "b", "c")
 
     def __init__(self, render_mode=None, stranger=False):
         self.stranger = stranger

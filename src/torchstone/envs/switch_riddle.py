@@ -1,8 +1,9 @@
-"""The switch riddle: prisoners who share one light bulb (Foerster et al. 2016, arXiv:1605.06676, section 6.1).
+"""The switch riddle: prisoners who share one light bulb (Foerster et al. 2016, arXiv:1605.06676, section
+6.1).
 
-Each day one of n prisoners, at random, is in the interrogation room. There it sees the bulb, and switches it on
-or off as it leaves. It may tell the guards that everyone has been there: all are freed (1) if that is so, and
-all are lost (-1) if not. After 4n - 6 days nothing comes (0).
+Each day one of n prisoners, at random, is in the interrogation room. There it sees the bulb, and switches
+it on or off as it leaves. It may tell the guards that everyone has been there: all are freed (1) if that is
+so, and all are lost (-1) if not. After 4n - 6 days nothing comes (0).
 """
 
 import itertools

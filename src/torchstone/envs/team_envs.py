@@ -3,9 +3,9 @@
 A specification is `pettingzoo:MODULE` for one that has a `parallel_env`, `pettingzoo:mpe2.simple_spread_v3`,
 with arguments after another colon, `pettingzoo:mpe2.simple_spread_v3:N=2,local_ratio=0.0`; or `matrix:NAME`.
 
-Agents are numbered in the order of `possible_agents`. One that has left, or is not there yet, is not `present`:
-its observation is 0, its action is not used, and it has no reward. Observations are padded with zeros to the
-longest, and `action_counts` says how many actions each agent has.
+Agents are numbered in the order of `possible_agents`. One that has left, or is not there yet, is not
+`present`: its observation is 0, its action is not used, and it has no reward. Observations are padded with
+zeros to the longest, and `action_counts` says how many actions each agent has.
 """
 
 import ast
@@ -68,8 +68,8 @@ def make_team_envs(spec: str, *, exact: bool = False) -> TeamEnvs:
         exact: play the package's own environment, also where its equations are computed on arrays here.
 
     Raises:
-        BadInput: no such environment or game; a package that is not installed; agents that cannot be numbered,
-            or whose spaces are not vectors and discrete actions.
+        BadInput: no such environment or game; a package that is not installed; agents that cannot be
+            numbered, or whose spaces are not vectors and discrete actions.
     """
     if spec.startswith(PREFIX):
         return MatrixEnvs(spec)

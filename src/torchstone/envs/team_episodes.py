@@ -1,7 +1,7 @@
 """Whole episodes of several agents: collected under a policy, and kept for replay.
 
-Every batch is of episodes from their beginning to their end. Where each begins follows from the run's seed and
-the episode's number, so that a checkpoint between two batches needs no state of a simulator.
+Every batch is of episodes from their beginning to their end. Where each begins follows from the run's seed
+and the episode's number, so that a checkpoint between two batches needs no state of a simulator.
 """
 
 from collections.abc import Callable, Sequence

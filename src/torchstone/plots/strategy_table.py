@@ -80,7 +80,8 @@ def draw_values(tables: Mapping[str, Float[Tensor, "row column"]], file: str | P
         axes = figure.add_subplot(grid[0, index])
         axes.imshow(table, cmap="Blues", vmin=low, vmax=high)
         axes.set_title(plain(name), loc="left", fontsize=10, fontweight="bold")
-        for (row, column), value in np.ndenumerate(table):
+        for (row, column), number in np.ndenumerate(table):
+            value = float(number)
             color = "white" if value > low + 0.6 * (high - low) else "black"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=11, color=color)
         axes.set_xticks([])

@@ -1,5 +1,5 @@
-"""What teams and learners of communication are compared with: their equations in plain loops, agent by agent and
-gate by gate."""
+"""What teams and learners of communication are compared with: their equations in plain loops, agent by
+agent and gate by gate."""
 
 import math
 from collections.abc import Callable, Iterator

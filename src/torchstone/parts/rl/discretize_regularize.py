@@ -9,7 +9,8 @@ def discretize_regularize(
     message: Float[Tensor, "*batch"], noise: Float[Tensor, "*batch"] | None, sigma: float
 ) -> Float[Tensor, "*batch"]:
     """DRU(m) = σ(m + N(0, σ²)) in training, and 1 where m > 0, else 0, in use (Foerster et al. 2016,
-    arXiv:1605.06676, section 5.2). Noise makes a sender push m far to either side, so that the bit loses little.
+    arXiv:1605.06676, section 5.2). Noise makes a sender push m far to either side, so that the bit loses
+    little.
 
     Args:
         message: real numbers m of the sender.

@@ -18,9 +18,9 @@ def gumbel_softmax(
     *,
     hard: bool = True,
 ) -> Float[Tensor, "*batch category"]:
-    """softmax((logits + noise) / τ); `hard` rounds it to one-hot on the way forward and leaves the gradient as
-    it is (the straight-through estimator; Jang et al. 2016, arXiv:1611.01144, section 2.2; Maddison et al. 2016,
-    arXiv:1611.00712). Oracle: `torch.nn.functional.gumbel_softmax` with the same noise.
+    """softmax((logits + noise) / τ); `hard` rounds it to one-hot on the way forward and leaves the gradient
+    as it is (the straight-through estimator; Jang et al. 2016, arXiv:1611.01144, section 2.2; Maddison et
+    al. 2016, arXiv:1611.00712). Oracle: `torch.nn.functional.gumbel_softmax` with the same noise.
 
     Args:
         noise: of `gumbel_noise`; 0 for the most likely category.

@@ -19,8 +19,8 @@ def sum_values(
 
 
 class QMixer(nn.Module):
-    """Q_tot = w_2(s)ᵀ elu(W_1(s) q + b_1(s)) + b_2(s), with |·| around both weights, which hypernetworks make of
-    the state (Rashid et al. 2018, arXiv:1803.11485, section 4.1).
+    """Q_tot = w_2(s)ᵀ elu(W_1(s) q + b_1(s)) + b_2(s), with |·| around both weights, which hypernetworks
+    make of the state (Rashid et al. 2018, arXiv:1803.11485, section 4.1).
 
     The state may count against an action whatever sign it has; the agents' values only ever for one.
 

@@ -9,16 +9,16 @@ though, all networks are in one computer: a message may be a real number, and th
 back through it into the speaker (DIAL). Noise on the channel keeps the numbers apart, so that in use a bit is
 enough.
 
-    Q_a(o_t, m_{t-1}, h_{t-1}, u_{t-1}, a, u),   m_t^a                        section 6.1: a network of two outputs
-    m̂           = σ(m + N(0, σ²)) in training, 1[m > 0] in use                section 5.2, the DRU
-    L           = Σ_t Σ_a (r_t + max_u Q⁻_a(t+1, u) - Q_a(t, u_t))²           γ = 1
-    ∂L/∂m_t     = what the loss of the one who reads m̂_t says                 DIAL; RIAL learns Q of messages too
+    Q_a(o_t, m_{t-1}, h_{t-1}, u_{t-1}, a, u),   m_t^a                 section 6.1: two outputs
+    m̂           = σ(m + N(0, σ²)) in training, 1[m > 0] in use         section 5.2, the DRU
+    L           = Σ_t Σ_a (r_t + max_u Q⁻_a(t+1, u) - Q_a(t, u_t))²    γ = 1
+    ∂L/∂m_t     = what the loss of the one who reads m̂_t says          DIAL; RIAL learns Q of messages too
 
 Shapes: the switch riddle with n prisoners; all share one network that knows which one it is. Each day all
-prisoners' networks take a step: `(game, prisoner, …)`. `forward` reads rows of what a prisoner knows, `(batch,
-time, 5 + n)`: whether it is in the room, the bulb, its last action (none yet, nothing, tell), and who it is;
-it gives Q of both actions `(batch, time, 2)` and the message `(batch, time, 2)`: its first number is m, and both
-are the values of the two messages in RIAL.
+prisoners' networks take a step: `(game, prisoner, …)`. `forward` reads rows of what a prisoner knows,
+`(batch, time, 5 + n)`: whether it is in the room, the bulb, its last action (none yet, nothing, tell), and
+who it is; it gives Q of both actions `(batch, time, 2)` and the message `(batch, time, 2)`: its first
+number is m, and both are the values of the two messages in RIAL.
 
 What differs from the paper: Adam instead of RMSprop with momentum, larger batches and fewer of them, and no
 batch normalization of messages. Target networks read the messages of the network that learns. `silence` sends
@@ -50,6 +50,7 @@ from torchstone.envs.switch_riddle import (
     random_courses,
     read_riddle,
 )
+from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.discretize_regularize import discretize_regularize
@@ -376,11 +377,10 @@ def evaluate(model: DIAL, metadata: dict[str, Any], data: str, *, held_out: bool
 
 
 def _check_same(model: DIAL, riddle: Riddle) -> None:
-    from torchstone.errors import BadInput
-
     if riddle.prisoners != model.prisoners:
         raise BadInput(
-            f"these agents were trained as {model.prisoners} prisoners, not {riddle.prisoners}: train some for it"
+            f"these agents were trained as {model.prisoners} prisoners, not {riddle.prisoners}: train some "
+            "for it"
         )
 
 

@@ -1,12 +1,12 @@
 """LOLA: learning with opponent-learning awareness.
 
-Paper: Foerster, Chen, Al-Shedivat, Whiteson, Abbeel and Mordatch, "Learning with opponent-learning awareness",
-2017, arXiv:1709.04326 (AAMAS 2018), sections 4.1, 4.2 and 5.1.
+Paper: Foerster, Chen, Al-Shedivat, Whiteson, Abbeel and Mordatch, "Learning with opponent-learning
+awareness", 2017, arXiv:1709.04326 (AAMAS 2018), sections 4.1, 4.2 and 5.1.
 
 The idea: an agent that climbs its own return takes its opponent for a part of the environment, and in the
 iterated prisoner's dilemma two such agents end in defection. But the opponent learns too. LOLA climbs the
-return that it will have after the opponent's next step of learning, so its gradient has a term for how its own
-policy shapes that step. Two such agents find tit-for-tat: what one does to the other comes back.
+return that it will have after the opponent's next step of learning, so its gradient has a term for how its
+own policy shapes that step. Two such agents find tit-for-tat: what one does to the other comes back.
 
     V_i(θ_1, θ_2) = p₀ᵀ (I - γP)⁻¹ r_i                                          section 5.1, exact
     Δθ_j          = η ∇_θj V_j(θ_1, θ_2)                                        what the opponent learns
@@ -204,7 +204,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         for learner, lookahead in ((model, recipe.lookahead), (naive, 0.0)):
             with torch.enable_grad():
                 gradient, value = lola_gradients(learner.logits, payoff, recipe.gamma, lookahead)
-            learner.logits += recipe.lr * gradient
+            learner.logits.add_(gradient, alpha=recipe.lr)
             prefix = "" if learner is model else "naive_"
             metrics[f"{prefix}loss"] = -value.mean() * (1 - recipe.gamma)
         return metrics
@@ -216,7 +216,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     def report(folder: Path) -> None:
         draw_policies(model, naive, recipe.data, folder / "policies.png")
 
-    metadata = {"task": "iterated", "variant": recipe.variant, "model_config": model_config}
+    metadata: dict[str, Any] = {"task": "iterated", "variant": recipe.variant, "model_config": model_config}
     metadata |= {"game": recipe.data, "gamma": recipe.gamma}
     metadata["data"] = f"{recipe.data}, {recipe.pairs} pairs of learners; payoffs are means per step"
     yield Run(

@@ -5,8 +5,8 @@ environments", 2017, arXiv:1706.02275 (NeurIPS 2017), sections 4.1 and 5, algori
 
 The idea: to one agent the others are part of an environment that changes as they learn, so neither its replay
 buffer nor its policy gradient can be trusted. But given what all agents see and do, the environment is the
-same whatever their policies. So each agent has a critic of everything, which only training needs, and an actor
-of what it alone sees. Agents need not share a reward, nor know the others' policies.
+same whatever their policies. So each agent has a critic of everything, which only training needs, and an
+actor of what it alone sees. Agents need not share a reward, nor know the others' policies.
 
     y_i    = r_i + γ Q_i'(x', a_1', …, a_N')|a_k' = μ_k'(o_k)                            equation 6
     L      = E[(Q_i(x, a_1, …, a_N) - y_i)²]
@@ -15,9 +15,10 @@ of what it alone sees. Agents need not share a reward, nor know the others' poli
 
 Shapes: the agents' networks are one batched product: observations `(batch, agent, feature)`, one-hot actions
 `(batch, agent, action)`; `forward` gives logits `(batch, agent, action)` and Q of each agent's critic at
-softmax actions `(batch, agent)`. Whose actions the critic sees: everyone's. In the actor's gradient the agent's
-own action is its policy's, by the Gumbel-softmax estimator, and all others' are from the replay buffer, as in
-the paper; most ports put current policies there. With `ddpg` each critic sees its own agent only.
+softmax actions `(batch, agent)`. Whose actions the critic sees: everyone's. In the actor's gradient the
+agent's own action is its policy's, by the Gumbel-softmax estimator, and all others' are from the replay
+buffer, as in the paper; most ports put current policies there. With `ddpg` each critic sees its own agent
+only.
 
 Agents that differ: observations and actions are padded, and actions that an agent does not have are never
 sampled. An absent agent is 0 to every critic and has no loss. One that was cut off is bootstrapped; one that
@@ -76,7 +77,7 @@ class Recipe:
     lr: float = 5e-3  # learning rate of the critics
     actor_lr: float = 2e-3  # learning rate of the actors
     max_grad_norm: float = 0.5  # gradient clipping: largest norm
-    steps: int = 800  # updates
+    steps: int = 250  # updates
     eval_episodes: int = 100  # greedy episodes of an evaluation
     seed: int = 0  # random seed of weights, episodes, actions, replay and Gumbel noise
     device: str = "auto"  # device: auto, cpu, cuda or mps

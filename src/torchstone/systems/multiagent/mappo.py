@@ -60,19 +60,19 @@ class Recipe:
     variant: str = "mappo"  # what the critic sees: mappo (the state) or ippo (the agent's own observation)
     max_episode_steps: int = 25  # time limit of an episode: what is not over then is cut off
     hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of policy and critic
-    num_envs: int = 64  # episodes in an update
+    num_envs: int = 32  # episodes in an update
     epochs: int = 8  # epochs over the episodes of an update
-    batch_size: int = 64  # episodes in a minibatch
+    batch_size: int = 8  # a minibatch has the steps of so many whole episodes
     gamma: float = 0.99  # discount factor γ
     gae_lambda: float = 0.95  # λ of generalized advantage estimation
     clip_coef: float = 0.2  # clipping coefficient ε of the probability ratio
     ent_coef: float = 0.01  # entropy bonus coefficient, c_2
     vf_coef: float = 1.0  # value loss coefficient, c_1
     policy_gain: float = 0.01  # scale of the initial logits: 0.01 for a nearly uniform policy
-    lr: float = 2e-3  # learning rate of Adam
+    lr: float = 1e-3  # learning rate of Adam
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float = 10.0  # gradient clipping: largest norm
-    steps: int = 400  # updates
+    steps: int = 150  # updates
     eval_episodes: int = 100  # greedy episodes of an evaluation
     seed: int = 0  # random seed of weights, episodes, actions and minibatches
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -83,7 +83,7 @@ RECIPES = {
     # torchstone train mappo
     "spread": SPREAD,
     # torchstone train mappo/speaker_listener
-    "speaker_listener": replace(SPREAD, data="pettingzoo:mpe2.simple_speaker_listener_v4"),
+    "speaker_listener": replace(SPREAD, data="pettingzoo:mpe2.simple_speaker_listener_v4", steps=600),
     # torchstone train mappo/independent   the same agents with critics of their own observations
     "independent": replace(SPREAD, variant="ippo"),
     # for tests: seconds

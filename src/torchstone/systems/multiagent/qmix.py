@@ -1,13 +1,14 @@
 """QMIX: monotone value factorization for cooperating agents. VDN and independent learners are variants.
 
 Paper: Rashid, Samvelyan, Schroeder de Witt, Farquhar, Foerster and Whiteson, "QMIX: monotonic value function
-factorisation for deep multi-agent reinforcement learning", 2018, arXiv:1803.11485 (ICML 2018), sections 4 and 5.
+factorisation for deep multi-agent reinforcement learning", 2018, arXiv:1803.11485 (ICML 2018), sections 4
+and 5.
 VDN: Sunehag et al., "Value-decomposition networks", 2017, arXiv:1706.05296.
 
 The idea: a team has one reward, and a table of joint actions is too large. Each agent has a Q-network of what
-it alone has seen, and a mixing network makes the team's Q_tot of their values, with weights that depend on the
-whole state and are never negative. So each agent's best action is part of the best joint action: training is
-central, and acting needs no one else.
+it alone has seen, and a mixing network makes the team's Q_tot of their values, with weights that depend on
+the whole state and are never negative. So each agent's best action is part of the best joint action:
+training is central, and acting needs no one else.
 
     Q_tot(τ, u, s) = mix(Q_1(τ_1, u_1), …, Q_n(τ_n, u_n); s),   ∂Q_tot/∂Q_a ≥ 0       equation 5
     y              = r + γ Q_tot⁻(τ', u', s'),   u'_a = argmax Q_a(τ'_a, ·)            equation 6, double Q
@@ -17,9 +18,9 @@ central, and acting needs no one else.
 
 Shapes: episodes `(episode, time, agent, …)`. Agents share one recurrent network (a linear layer, a GRU, a
 linear layer), which also reads the agent's last action and its number. `forward` reads observations `(batch,
-time, agent, feature)` and gives Q of all actions `(batch, time, agent, action)` and Q_tot of each agent's best.
-Whose actions the mixing network sees: none; it sees the state (all agents' observations and who is there), and
-of each agent the value of the action that it chose.
+time, agent, feature)` and gives Q of all actions `(batch, time, agent, action)` and Q_tot of each agent's
+best. Whose actions the mixing network sees: none; it sees the state (all agents' observations and who is
+there), and of each agent the value of the action that it chose.
 
 Agents that differ: observations are padded, and actions that an agent does not have are never chosen, nor is
 their value in any target. An agent that is not present has the value 0 in the mixture; one that was cut off
@@ -36,7 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -161,7 +162,7 @@ class QMIX(nn.Module):
         state: Tensor | None = None,
     ) -> tuple[Float[Tensor, "batch time agent action"], Tensor]:
         """Q of all actions, and the recurrent state after them; `last_action` is -1 where there is none."""
-        batch, time = observation.shape[:2]
+        batch = len(observation)
         last = one_hot(last_action + 1, self.actions + 1)[..., 1:].to(observation.dtype)
         x = torch.relu(self.encoder(task.with_identity(torch.cat([observation, last], -1))))
         rows = x.transpose(1, 2).flatten(0, 1)
@@ -345,12 +346,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 @torch.no_grad()
 def two_step_tables(model: QMIX) -> dict[str, Float[Tensor, "first second"]]:
-    """Q_tot of both players' actions in the three states of the two-step game, by an observer of the game: each
-    state of the second step is reached by player 1's choice and player 2's first action."""
+    """Q_tot of both players' actions in the three states of the two-step game, by an observer of the game:
+    each state of the second step is reached by player 1's choice and player 2's first action."""
     envs, tables = make_team_envs(f"{PREFIX}two_step"), {}
     device = model.head.weight.device
     for name, before in (("first step", None), ("after action 0", 0), ("after action 1", 1)):
-        observation, present = envs.reset([0])
+        observation, _ = envs.reset([0])
         observations, last = [observation], [torch.full((1, 2), -1)]
         if before is not None:
             action = torch.tensor([[before, 0]])
@@ -393,8 +394,8 @@ FACTS = [
 
 
 def reference() -> Iterator[ParityCase]:
-    """The same team with plain recurrent cells and the mixing network's equations; torchrl's mixers are compared
-    in the tests."""
+    """The same team with plain recurrent cells and the mixing network's equations; torchrl's mixers are
+    compared in the tests."""
     from torchstone.references.team_learning import qmix_cases
 
     yield from qmix_cases(QMIX)

@@ -47,7 +47,7 @@ def team_config(team: Team) -> dict[str, Any]:
 
 
 def with_identity(observation: Float[Tensor, "*batch agent feature"]) -> Float[Tensor, "*batch agent input"]:
-    """Observations and which agent sees them, one-hot: one network for all agents can then tell them apart."""
+    """Observations and which agent sees them, one-hot: a network of all agents can then tell them apart."""
     agents = observation.shape[-2]
     numbers = torch.eye(agents, dtype=observation.dtype, device=observation.device)
     return torch.cat([observation, numbers.expand(*observation.shape[:-2], -1, -1)], -1)
