@@ -43,6 +43,7 @@ def test_each_agent_s_best_action_is_part_of_the_best_joint_action():
     assert totals[best] == pytest.approx(max(totals.values()), abs=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("agents", "state", "embed"),
     [(2, 5, 8), *(pytest.param(*c, marks=pytest.mark.sweep) for c in [(3, 7, 32), (5, 2, 4)])],
