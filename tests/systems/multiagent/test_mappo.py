@@ -58,6 +58,8 @@ def test_absent_agents_count_nowhere():
         statistics = [model.value_norm.mean, model.value_norm.variance, model.value_norm.count]
         found.append([*grad_of(metrics["loss"], model), *metrics.values(), *statistics])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    # of three values before, and the returns of those who were there
+    assert model.value_norm.count.item() == pytest.approx(3 + int(episodes.present.sum()), abs=1e-3)
     advantage = steps.advantage[steps.present]
     assert advantage.mean().abs() < 1e-9
     assert advantage.std(correction=0) == pytest.approx(1.0, rel=1e-6)
@@ -118,7 +120,9 @@ def test_what_the_critic_sees():
 
 def test_a_matrix_game_is_solved():
     """The team finds one of the two best joint actions of the penalty game, or the safe one: never the penalty."""
-    run = next(mappo.build(dataclasses.replace(mappo.RECIPES["smoke"], device="cpu")))
+    fields = {"data": "matrix:penalty", "max_episode_steps": 1, "hidden": (16,), "num_envs": 32, "batch_size": 32}
+    fields |= {"epochs": 4, "lr": 1e-2, "anneal_lr": False, "steps": 60, "eval_episodes": 1}
+    run = next(mappo.build(dataclasses.replace(RECIPE, **fields, policy_gain=0.01)))
     found = fit(run, intervals=Intervals(evaluate=60), quiet=True)
     print(found)
     assert found["test/return"] in (4.0, 20.0)

@@ -238,6 +238,10 @@ LEGENDS = {
     "return_1": Legend("mean payoff of player 1", "per step of the iterated game", "higher"),
     "return_2": Legend("mean payoff of player 2", "per step of the iterated game", "higher"),
     "cooperation": Legend("mutual cooperation", "discounted share of the steps", "higher"),
+    "naive_return_1": Legend("mean payoff of player 1 of naive learners", "per step of the iterated game"),
+    "naive_return_2": Legend("mean payoff of player 2 of naive learners", "per step of the iterated game"),
+    "naive_cooperation": Legend("mutual cooperation of naive learners", "discounted share of the steps"),
+    "naive_cooperating_pairs": Legend("pairs of naive learners that cooperate", "share of pairs"),
     "cooperating_pairs": Legend(
         "pairs that cooperate", "share of pairs that do so in more than 9 of 10 steps", "higher"
     ),
@@ -334,6 +338,8 @@ OF_SYSTEMS = {
     ("qmix", "loss"): Legend("squared TD error of Q_tot", "squared returns of the team", "lower"),
     ("dial", "loss"): Legend("squared TD error", "squared returns, sum over prisoners", "lower"),
     ("lola", "loss"): Legend("- mean payoff", "per step, mean of both players", "lower"),
+    ("lola", "naive_loss"): Legend("- mean payoff of naive learners", "per step, mean of both players"),
+    ("lola", "naive_return"): Legend("mean payoff of naive learners", "per step, from the same policies"),
     ("lola", "return"): Legend("mean payoff", "per step, mean of both players and all pairs", "higher"),
     **{
         (system, "return"): Legend(
@@ -374,7 +380,6 @@ FAMILIES = {
     r"novel_(.+)": "{0}, of drawings without a variant in training",
     r"nearest_word_(.+)": "{0} by the nearest words and pixels, to compare with",
     r"inception_(.+)": "{0} by Inception's features",
-    r"naive_(.+)": "{0} of naive learners, to compare with",
     r"ddim_(.+)": "{0} with DDIM",
     r"ddpm_(.+)": "{0} with all steps of DDPM",
     r"dream_(.+)": "{0} in the dream",

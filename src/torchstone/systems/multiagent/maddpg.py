@@ -94,21 +94,16 @@ RECIPES = {
     # for tests: seconds
     "smoke": replace(
         SPREAD,
-        data="matrix:penalty",
-        max_episode_steps=1,
-        hidden=(16,),
-        num_envs=16,
-        gradient_steps=2,
-        buffer_size=400,
-        lr=2e-2,
-        actor_lr=1e-2,
-        tau=0.1,
-        steps=100,
-        eval_episodes=1,
+        data="pettingzoo:mpe2.simple_speaker_listener_v4",
+        batch_size=16,
+        lr=1e-2,
+        actor_lr=5e-3,
+        steps=50,
+        eval_episodes=10,
     ),
 }
 
-MARGIN = ("return", 1.0)
+MARGIN = ("return", 15.0)
 
 
 class MADDPG(nn.Module):

@@ -89,20 +89,18 @@ RECIPES = {
     # for tests: seconds
     "smoke": replace(
         SPREAD,
-        data="matrix:penalty",
-        max_episode_steps=1,
-        hidden=(16,),
-        num_envs=32,
-        epochs=4,
-        batch_size=32,
-        lr=1e-2,
+        data="pettingzoo:mpe2.simple_speaker_listener_v4",
+        num_envs=16,
+        batch_size=4,
+        epochs=6,
+        lr=2e-3,
         anneal_lr=False,
-        steps=60,
-        eval_episodes=1,
+        steps=25,
+        eval_episodes=10,
     ),
 }
 
-MARGIN = ("return", 1.0)
+MARGIN = ("return", 15.0)
 
 
 class MAPPO(nn.Module):
