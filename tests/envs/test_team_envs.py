@@ -1,5 +1,7 @@
 """Environments of several agents: PettingZoo's, with agents that come and go and differ, and matrix games."""
 
+import json
+
 import pytest
 import torch
 
@@ -102,7 +104,9 @@ def test_an_agent_that_nobody_knew_of_is_refused():
 
 def test_spec_and_identity():
     assert read_spec("pettingzoo:a.b:N=2,name=x,c=0.5") == ("a.b", {"N": 2, "name": "x", "c": 0.5})
-    assert team_identity(TOY)["agents"] == ("a", "b", "c")
+    about = team_identity(TOY)
+    assert about["agents"] == ["a", "b", "c"]
+    assert about == json.loads(json.dumps(about))
     assert team_identity("matrix:ipd")["payoffs"] == PAYOFFS["ipd"]
 
 

@@ -140,7 +140,8 @@ def team_identity(spec: str) -> dict[str, Any]:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         package = f"{package} {importlib.metadata.version(package)}"
     team = make_team_envs(spec).team
-    return {"package": package, "arguments": arguments, **team._asdict()}
+    about = {name: list(value) for name, value in team._asdict().items()}  # as JSON gives it back
+    return {"package": package, "arguments": arguments, **about}
 
 
 class PettingZooEnvs:
