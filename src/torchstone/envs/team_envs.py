@@ -228,13 +228,15 @@ def _read_team(env: Any, spec: str) -> Team:
         )
     sizes, counts = [], []
     for agent in agents:
-        seen, done = env.observation_space(agent), env.action_space(agent)
-        if not isinstance(done, known.Discrete) or done.start != 0:
-            raise BadInput(f"{spec}: {agent} has the action space {done}, and a team's actions are discrete")
-        if not isinstance(seen, known.Box) or len(seen.shape) != 1:
-            raise BadInput(f"{spec}: {agent} has observations of {seen}, and a team's networks take vectors")
-        sizes.append(int(seen.shape[0]))
-        counts.append(int(done.n))
+        observes, acts = env.observation_space(agent), env.action_space(agent)
+        if not isinstance(acts, known.Discrete) or acts.start != 0:
+            raise BadInput(f"{spec}: {agent} has the action space {acts}, and a team's actions are discrete")
+        if not isinstance(observes, known.Box) or len(observes.shape) != 1:
+            raise BadInput(
+                f"{spec}: {agent} has observations of {observes}, and a team's networks take vectors"
+            )
+        sizes.append(int(observes.shape[0]))
+        counts.append(int(acts.n))
     return Team(agents, tuple(sizes), tuple(counts))
 
 

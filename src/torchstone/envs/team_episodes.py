@@ -54,6 +54,7 @@ class TeamEpisodes(NamedTuple):
 Act = Callable[[int, Tensor, Tensor], Tensor]  # step, observation, present -> actions
 
 
+@torch.no_grad()
 def play_episodes(envs: TeamEnvs, act: Act, seeds: Sequence[int], max_steps: int) -> TeamEpisodes:
     """One episode from each seed. What is not over after `max_steps` is cut off.
 

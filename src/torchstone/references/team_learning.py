@@ -133,17 +133,17 @@ class _RecurrentTeam(nn.Module):
         if not self.embed:
             return best.sum(2)
 
-        def made(name: str) -> Tensor:
+        def output_of(name: str) -> Tensor:
             if f"{name}.weight" in p:
                 return state @ p[f"{name}.weight"].T + p[f"{name}.bias"]
             hidden = torch.relu(state @ p[f"{name}.0.weight"].T + p[f"{name}.0.bias"])
             return hidden @ p[f"{name}.2.weight"].T + p[f"{name}.2.bias"]
 
-        w1 = made("mixer.hyper_w1").abs().unflatten(2, (best.shape[2], self.embed))
-        w2 = made("mixer.hyper_w2").abs()
-        hidden = torch.einsum("bta,btae->bte", best, w1) + made("mixer.hyper_b1")
+        w1 = output_of("mixer.hyper_w1").abs().unflatten(2, (best.shape[2], self.embed))
+        w2 = output_of("mixer.hyper_w2").abs()
+        hidden = torch.einsum("bta,btae->bte", best, w1) + output_of("mixer.hyper_b1")
         hidden = torch.where(hidden > 0, hidden, hidden.exp() - 1)
-        return torch.einsum("bte,bte->bt", hidden, w2) + made("mixer.hyper_b2")[..., 0]
+        return torch.einsum("bte,bte->bt", hidden, w2) + output_of("mixer.hyper_b2")[..., 0]
 
 
 def qmix_cases(ours: Any, seed: int = 0) -> Iterator[ParityCase]:
@@ -177,9 +177,9 @@ class _PolicyAndValue(nn.Module):
         logits, values = [], []
         for agent in range(agents):
             number = F.one_hot(torch.tensor(agent), agents).to(observation.dtype).expand(len(observation), -1)
-            seen = state if self.central else observation[:, agent]
+            inputs = state if self.central else observation[:, agent]
             logits.append(_relu_layers(torch.cat([observation[:, agent], number], 1), policy))
-            values.append(_relu_layers(torch.cat([seen, number], 1), value)[:, 0])
+            values.append(_relu_layers(torch.cat([inputs, number], 1), value)[:, 0])
         return torch.stack(logits, 1), torch.stack(values, 1)
 
 
@@ -217,10 +217,10 @@ class _ActorsAndCritics(nn.Module):
             actions.append(share / share.sum(1, keepdim=True))
         values = []
         for agent in range(agents):
-            seen = [observation[:, agent], actions[agent]]
+            inputs = [observation[:, agent], actions[agent]]
             if self.central:
-                seen = [observation.flatten(1), torch.ones_like(observation[..., 0]), *actions]
-            values.append(_relu_network(torch.cat(seen, 1), weights[half:], agent)[:, 0])
+                inputs = [observation.flatten(1), torch.ones_like(observation[..., 0]), *actions]
+            values.append(_relu_network(torch.cat(inputs, 1), weights[half:], agent)[:, 0])
         return torch.stack(logits, 1), torch.stack(values, 1)
 
 

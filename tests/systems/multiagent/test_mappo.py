@@ -101,7 +101,7 @@ def test_agents_sample_their_own_actions_in_the_policy_s_shares():
     action = mappo.sampling(model, torch.Generator().manual_seed(0))(0, observation, present)
     shares = torch.nn.functional.one_hot(action, 4).double().mean(0)
     print(shares)
-    assert torch.allclose(shares, model.logits(observation[0]).softmax(-1), atol=0.02)
+    assert torch.allclose(shares, model.action_logits(observation[0]).softmax(-1), atol=0.02)
     assert shares[0, 2:].sum() == 0
     assert shares[2, 3] == 0
 
@@ -120,7 +120,13 @@ def test_what_the_critic_sees():
 
 def test_a_matrix_game_is_solved():
     """The team finds one of the two best joint actions of the penalty game, or the safe one: never the penalty."""
-    fields = {"data": "matrix:penalty", "max_episode_steps": 1, "hidden": (16,), "num_envs": 32, "batch_size": 32}
+    fields = {
+        "data": "matrix:penalty",
+        "max_episode_steps": 1,
+        "hidden": (16,),
+        "num_envs": 32,
+        "batch_size": 32,
+    }
     fields |= {"epochs": 4, "lr": 1e-2, "anneal_lr": False, "steps": 60, "eval_episodes": 1}
     run = next(mappo.build(dataclasses.replace(RECIPE, **fields, policy_gain=0.01)))
     found = fit(run, intervals=Intervals(evaluate=60), quiet=True)

@@ -180,7 +180,7 @@ class Trace(NamedTuple):
     message_value: Float[Tensor, "game day"]  # max Q⁻ over messages
     reward: Float[Tensor, "game day"]
     is_on: Tensor  # (game, day): the game was not over before
-    told: Tensor  # (game, day)
+    tells: Tensor  # (game, day)
     bulb: Float[Tensor, "game day"]  # as the prisoner found it
     left: Float[Tensor, "game day"]  # as the prisoner left it
 
@@ -191,14 +191,14 @@ def simulate(model: DIAL, games: Games, recipe: Recipe, target_network: DIAL | N
     target = model if target_network is None else target_network
     room, n = games.room, model.prisoners
     count, days = room.shape
-    device = room.device
+    device, dtype = room.device, model.message_layer.weight.dtype
     is_right = everyone_was_there(room, n)
     is_training = target_network is not None
-    names = torch.eye(n, device=device).expand(count, n, n)
+    names = torch.eye(n, device=device, dtype=dtype).expand(count, n, n)
     last = torch.zeros(count, n, dtype=torch.long, device=device)
     state: Tensor | None = None
     target_state: Tensor | None = None
-    bulb = torch.zeros(count, device=device)
+    bulb = torch.zeros(count, device=device, dtype=dtype)
     is_on = torch.ones(count, dtype=torch.bool, device=device)
     rows = []
     for day in range(days):
@@ -214,17 +214,17 @@ def simulate(model: DIAL, games: Games, recipe: Recipe, target_network: DIAL | N
                 target_q, target_message = target_q.view(count, n, 2), target_message.view(count, n, 2)
         own = room[:, day, None, None].expand(-1, 1, 2)
         own_q, own_message = q.gather(1, own)[:, 0], message.gather(1, own)[:, 0]
-        told = own_q.detach().argmax(1)
+        tells = own_q.detach().argmax(1)
         if is_training:
-            told = torch.where(games.explores[:, day, 0] < recipe.epsilon, games.random[:, day, 0], told)
-        action = here.long() * told[:, None]  # only who is in the room can tell
+            tells = torch.where(games.explores[:, day, 0] < recipe.epsilon, games.random[:, day, 0], tells)
+        action = here.long() * tells[:, None]  # only who is in the room can tell
         left, message_q = leave(own_message, games, day, recipe, is_training)
         best = torch.where(here.bool(), target_q.amax(2), target_q[..., 0])
         best_message = target_message.gather(1, own)[:, 0].amax(1)
-        reward = told * torch.where(is_right[:, day], 1.0, -1.0) * is_on
+        reward = tells * torch.where(is_right[:, day], 1.0, -1.0) * is_on
         chosen = q.gather(2, action[..., None])[..., 0]
-        rows.append((chosen, message_q, best, best_message, reward, is_on, told.bool(), bulb, left))
-        is_on = is_on & (told == 0)
+        rows.append((chosen, message_q, best, best_message, reward, is_on, tells.bool(), bulb, left))
+        is_on = is_on & (tells == 0)
         bulb, last = left, action + 1
     return Trace(*(torch.stack(column, 1) for column in zip(*rows, strict=True)))
 
@@ -248,8 +248,8 @@ def leave(
 def loss(model: DIAL, target_network: DIAL, games: Games, recipe: Recipe) -> dict[str, Tensor]:
     """L, the mean over all days and prisoners of games that are on."""
     trace = simulate(model, games, recipe, target_network)
-    ends = trace.told | (
-        torch.arange(trace.told.shape[1], device=trace.told.device) == trace.told.shape[1] - 1
+    ends = trace.tells | (
+        torch.arange(trace.tells.shape[1], device=trace.tells.device) == trace.tells.shape[1] - 1
     )
     # r + max Q⁻ of the next day; nothing comes after the end
     following = trace.value[:, 1:]
@@ -353,11 +353,11 @@ def draw_protocol(model: DIAL, recipe: Recipe, file: Path) -> None:
                 mine = trace.is_on[:, day] & (been[:, day] == again) & (trace.bulb[:, day] == bulb)
                 if not bool(mine.any()):
                     continue
-                lit, told = trace.left[mine, day].mean(), trace.told[mine, day].float().mean()
+                lit, share = trace.left[mine, day].mean(), trace.tells[mine, day].float().mean()
                 when = "again" if again else "first visit"
                 names.append(f"day {day + 1}, {when}, bulb {('off', 'on')[bulb]} ({int(mine.sum())} courses)")
                 lights.append(torch.stack([lit, 1 - lit]))
-                tells.append(torch.stack([told, 1 - told]))
+                tells.append(torch.stack([share, 1 - share]))
     tables = {"leaves the bulb": torch.stack(lights), "tells": torch.stack(tells)}
     title = f"{recipe.data}, {recipe.channel}: the protocol"
     # one list of names serves both tables: yes for on, and for telling

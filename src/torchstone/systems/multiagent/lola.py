@@ -93,15 +93,15 @@ class LOLA(nn.Module):
 
     def __init__(self, pairs: int = 100, init_std: float = 1.0):
         super().__init__()
-        self.logits = nn.Parameter(torch.randn(pairs, 2, STATES) * init_std)
+        self.policy_logits = nn.Parameter(torch.randn(pairs, 2, STATES) * init_std)
 
     @property
     def policy(self) -> Float[Tensor, "pair player state"]:
         """Probability of action 0, in double precision."""
-        return self.logits.detach().double().sigmoid()
+        return self.policy_logits.detach().double().sigmoid()
 
     def forward(self, state: Float[Tensor, "batch state"]) -> Float[Tensor, "batch pair player"]:
-        return torch.einsum("bs,kps->bkp", state, self.logits)
+        return torch.einsum("bs,kps->bkp", state, self.policy_logits)
 
 
 VARIANTS = {"lola": Variant(partial(LOLA, pairs=4), (STATES,))}
@@ -203,8 +203,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
         metrics = {}
         for learner, lookahead in ((model, recipe.lookahead), (naive, 0.0)):
             with torch.enable_grad():
-                gradient, value = lola_gradients(learner.logits, payoff, recipe.gamma, lookahead)
-            learner.logits.add_(gradient, alpha=recipe.lr)
+                gradient, value = lola_gradients(learner.policy_logits, payoff, recipe.gamma, lookahead)
+            learner.policy_logits.add_(gradient, alpha=recipe.lr)
             prefix = "" if learner is model else "naive_"
             metrics[f"{prefix}loss"] = -value.mean() * (1 - recipe.gamma)
         return metrics
@@ -246,7 +246,7 @@ def draw_policies(model: LOLA, naive: LOLA, spec: str, file: Path) -> None:
             cooperates = policy if (first, second)[player] == 0 else 1 - policy
             tables[f"{name}, player {player + 1}"] = torch.stack([cooperates, 1 - cooperates], 1)
     rows = [f"{view}" if view == "start" else f"after {view}" for view in VIEWS]
-    title = f"{spec}: policies after learning, mean of {len(model.logits)} pairs"
+    title = f"{spec}: policies after learning, mean of {len(model.policy_logits)} pairs"
     draw_strategies(tables, rows, [["coop", "defect"]] * STATES, file, title)
 
 

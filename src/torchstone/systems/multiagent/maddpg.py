@@ -127,13 +127,13 @@ class MADDPG(nn.Module):
         super().__init__()
         agents, width, actions = len(action_counts), max(observation_sizes), max(action_counts)
         self.agents, self.central = agents, central
-        seen = agents * (width + 1 + actions) if central else width + actions
+        inputs = agents * (width + 1 + actions) if central else width + actions
         self.actor = ensemble_mlp(agents, (width, *hidden, actions))
-        self.critic = ensemble_mlp(agents, (seen, *hidden, 1))
+        self.critic = ensemble_mlp(agents, (inputs, *hidden, 1))
         team = Team(("",) * agents, tuple(observation_sizes), tuple(action_counts))
         self.register_buffer("action_mask", team.action_mask, persistent=False)
 
-    def logits(
+    def action_logits(
         self, observation: Float[Tensor, "batch agent feature"]
     ) -> Float[Tensor, "batch agent action"]:
         """-∞ for actions that an agent does not have."""
@@ -155,10 +155,10 @@ class MADDPG(nn.Module):
         """
         if self.central:
             shared = state[:, None].expand(-1, self.agents, -1)
-            seen = torch.cat([shared, actions.flatten(2)], 2)
+            inputs = torch.cat([shared, actions.flatten(2)], 2)
         else:
-            seen = torch.cat([observation, actions.diagonal(dim1=1, dim2=2).transpose(1, 2)], 2)
-        return self.critic(seen.transpose(0, 1)).transpose(0, 1)[..., 0]
+            inputs = torch.cat([observation, actions.diagonal(dim1=1, dim2=2).transpose(1, 2)], 2)
+        return self.critic(inputs.transpose(0, 1)).transpose(0, 1)[..., 0]
 
     def forward(
         self, observation: Float[Tensor, "batch agent feature"]
@@ -170,7 +170,7 @@ class MADDPG(nn.Module):
 
     def greedy(self) -> Act:
         device = self.action_mask.device
-        return lambda t, observation, present: self.logits(observation.to(device)).argmax(-1).cpu()
+        return lambda t, observation, present: self.action_logits(observation.to(device)).argmax(-1).cpu()
 
 
 def for_each_critic(
@@ -221,7 +221,7 @@ def transitions_of(episodes: TeamEpisodes, num_actions: int) -> Transitions:
 @torch.no_grad()
 def targets(target_network: MADDPG, batch: Transitions, gamma: float) -> Float[Tensor, "row agent"]:
     """y_i of each agent."""
-    logits = target_network.logits(batch.next_observation)
+    logits = target_network.action_logits(batch.next_observation)
     # a_k' = μ_k'(o_k'); 0 of who is not there any more
     best = one_hot(logits.argmax(2), logits.shape[2]).to(logits.dtype) * batch.continues[..., None]
     next_q = target_network.q_values(batch.next_observation, batch.next_state, for_each_critic(best))
@@ -238,7 +238,7 @@ def actor_loss(
     model: MADDPG, batch: Transitions, noise: Float[Tensor, "row agent action"], recipe: Recipe
 ) -> dict[str, Tensor]:
     """-J_i of all agents, whose gradients are apart: no actor is in another's."""
-    logits = model.logits(batch.observation)
+    logits = model.action_logits(batch.observation)
     own = gumbel_softmax(logits, noise, recipe.temperature)
     # critic i sees agent i's action by its policy, and all others' from the replay buffer
     is_own = torch.eye(model.agents, dtype=torch.bool, device=own.device)[None, :, :, None]
@@ -273,7 +273,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         """A sample of each agent's softmax policy."""
 
         def act(t: int, observation: Tensor, present: Tensor) -> Tensor:
-            logits = model.logits(observation.to(device)).cpu()
+            logits = model.action_logits(observation.to(device)).cpu()
             return (logits + gumbel_noise(logits.shape, generator)).argmax(2)
 
         return act

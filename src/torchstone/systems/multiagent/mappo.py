@@ -126,14 +126,14 @@ class MAPPO(nn.Module):
         super().__init__()
         agents, width, actions = len(action_counts), max(observation_sizes), max(action_counts)
         self.agents, self.central = agents, central
-        seen = agents * (width + 1) if central else width
+        inputs = agents * (width + 1) if central else width
         self.policy_layers = _layers((width + agents, *hidden, actions), policy_gain)
-        self.value_layers = _layers((seen + agents, *hidden, 1), 1.0)
+        self.value_layers = _layers((inputs + agents, *hidden, 1), 1.0)
         self.value_norm = RunningMeanStd(clip=math.inf)
         team = Team(("",) * agents, tuple(observation_sizes), tuple(action_counts))
         self.register_buffer("action_mask", team.action_mask, persistent=False)
 
-    def logits(
+    def action_logits(
         self, observation: Float[Tensor, "*batch agent feature"]
     ) -> Float[Tensor, "*batch agent action"]:
         """-∞ for actions that an agent does not have."""
@@ -145,8 +145,8 @@ class MAPPO(nn.Module):
     ) -> Float[Tensor, "*batch agent"]:
         """V in units of the returns' deviation."""
         central = state[..., None, :].expand(*observation.shape[:-1], -1)
-        seen = central if self.central else observation
-        return self.value_layers(task.with_identity(seen))[..., 0]
+        inputs = central if self.central else observation
+        return self.value_layers(task.with_identity(inputs))[..., 0]
 
     def value(self, observation: Tensor, state: Tensor) -> Tensor:
         """V in units of the reward."""
@@ -162,7 +162,7 @@ class MAPPO(nn.Module):
 
     def greedy(self) -> Act:
         device = self.action_mask.device
-        return lambda t, observation, present: self.logits(observation.to(device)).argmax(-1).cpu()
+        return lambda t, observation, present: self.action_logits(observation.to(device)).argmax(-1).cpu()
 
 
 def _layers(widths: Sequence[int], last_gain: float) -> nn.Sequential:
@@ -189,7 +189,7 @@ def sampling(model: MAPPO, generator: torch.Generator) -> Act:
     device = model.action_mask.device
 
     def act(t: int, observation: Tensor, present: Tensor) -> Tensor:
-        share = model.logits(observation.to(device)).softmax(-1).cumsum(-1).cpu()
+        share = model.action_logits(observation.to(device)).softmax(-1).cumsum(-1).cpu()
         uniform = torch.rand((*present.shape, 1), generator=generator) * share[..., -1:]
         return (share <= uniform).sum(-1)
 
@@ -243,12 +243,12 @@ def make_steps(model: MAPPO, episodes: TeamEpisodes, recipe: Recipe) -> Steps:
 
 
 def log_probability(model: MAPPO, observation: Tensor, action: Tensor) -> Tensor:
-    return model.logits(observation).log_softmax(-1).gather(-1, action[..., None])[..., 0]
+    return model.action_logits(observation).log_softmax(-1).gather(-1, action[..., None])[..., 0]
 
 
 def loss(model: MAPPO, steps: Steps, recipe: Recipe) -> dict[str, Tensor]:
     """L of a minibatch: means over the steps at which agents were present."""
-    log_probs = model.logits(steps.observation).log_softmax(-1)
+    log_probs = model.action_logits(steps.observation).log_softmax(-1)
     log_prob = log_probs.gather(-1, steps.action[..., None])[..., 0]
     # r_t(θ); an absent agent's may be anything
     ratio = (log_prob - steps.log_prob).masked_fill(~steps.present, 0.0).exp()

@@ -53,6 +53,7 @@ from torchstone.envs.team_envs import Team, make_team_envs
 from torchstone.envs.team_episodes import Act, EpisodeStream, TeamBatch, TeamEpisodes
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.parts.rl.value_mixing import QMixer, gather_chosen, sum_values
@@ -349,6 +350,11 @@ def build(recipe: Recipe) -> Iterator[Run]:
 def two_step_tables(model: QMIX) -> dict[str, Float[Tensor, "first second"]]:
     """Q_tot of both players' actions in the three states of the two-step game, by an observer of the game:
     each state of the second step is reached by player 1's choice and player 2's first action."""
+    with eval_mode(model):
+        return _two_step_tables(model)
+
+
+def _two_step_tables(model: QMIX) -> dict[str, Tensor]:
     envs, tables = make_team_envs(f"{PREFIX}two_step"), {}
     device = model.head.weight.device
     for name, before in (("first step", None), ("after action 0", 0), ("after action 1", 1)):
@@ -358,11 +364,11 @@ def two_step_tables(model: QMIX) -> dict[str, Float[Tensor, "first second"]]:
             action = torch.tensor([[before, 0]])
             observations.append(envs.step(action).observation)
             last.append(action)
-        seen = torch.stack(observations, 1).to(device)
-        q, _ = model.q_values(seen, torch.stack(last, 1).to(device))
+        rows = torch.stack(observations, 1).to(device)
+        q, _ = model.q_values(rows, torch.stack(last, 1).to(device))
         first, second = q[0, -1, 0], q[0, -1, 1]
         pairs = torch.stack(torch.broadcast_tensors(first[:, None], second[None]), -1)[None]
-        state = torch.cat([seen[:, -1].flatten(1), torch.ones(1, 2, device=device)], 1)
+        state = torch.cat([rows[:, -1].flatten(1), torch.ones(1, 2, device=device)], 1)
         tables[name] = torch.stack(
             [model.mix(pairs[:, row], state[:, None].expand(-1, 2, -1))[0] for row in range(2)]
         )
