@@ -110,7 +110,7 @@ TWO_STEP = replace(
     eval_episodes=1,
 )
 RECIPES = {
-    # torchstone train qmix
+    # torchstone train qmix   22 s of one core; return -68.6 to -72.2, at random -83.6 (3 seeds)
     "spread": SPREAD,
     # torchstone train qmix/speaker_listener   unmeasured: not learned in 900 updates
     "speaker_listener": replace(SPREAD, data="pettingzoo:mpe2.simple_speaker_listener_v4"),
