@@ -187,6 +187,17 @@ VARIANTS = {
 }
 
 
+def sampling(model: MADDPG, generator: torch.Generator) -> Act:
+    """The policy of training: a sample of each agent's softmax policy."""
+    device = model.action_mask.device
+
+    def act(t: int, observation: Tensor, present: Tensor) -> Tensor:
+        logits = model.action_logits(observation.to(device)).cpu()
+        return (logits + gumbel_noise(logits.shape, generator)).argmax(2)
+
+    return act
+
+
 class Transitions(NamedTuple):
     """Steps of whole episodes, one row each."""
 
@@ -269,18 +280,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
     )
     actor_parameters = list(model.actor.parameters())
 
-    def policy(generator: torch.Generator, env_steps: int) -> Act:
-        """A sample of each agent's softmax policy."""
-
-        def act(t: int, observation: Tensor, present: Tensor) -> Tensor:
-            logits = model.action_logits(observation.to(device)).cpu()
-            return (logits + gumbel_noise(logits.shape, generator)).argmax(2)
-
-        return act
-
     stream = EpisodeStream(
         make_team_envs(recipe.data),
-        policy,
+        lambda generator, env_steps: sampling(model, generator),
         num_envs=recipe.num_envs,
         max_steps=recipe.max_episode_steps,
         seed=recipe.seed,
