@@ -43,6 +43,7 @@ MODALITIES = {
     "seq2seq": "text",
     "vit": "images",
     "vlm": "images, text",
+    "dalle2": "images, text",
 }
 # one result per chapter, for the README
 HEADLINES = (
@@ -81,6 +82,7 @@ def index() -> str:
         "- Guides: [images](guide/vision.md), [text](guide/text.md), [sequences](guide/sequences.md),",
         "  [generation](guide/generation.md), [agents](guide/agents.md), [games](guide/games.md),",
         "  [games with hidden cards](guide/poker.md), [teams of agents](guide/teams.md),",
+        "  [training methods](guide/training.md),",
         "  [in Python](guide/python.md)",
         "- [Your own data](data.md): every accepted format",
         "- [Results](results.md): what was measured, with seeds and spread",

@@ -86,7 +86,7 @@ SWITCH = Recipe()
 RECIPES = {
     # torchstone train dial   half a minute of one core; 0.85 to 1.00 of the oracle's return (5 seeds)
     "switch": SWITCH,
-    # torchstone train dial/rial   messages are actions, as other actions are learned
+    # torchstone train dial/rial   messages are actions; 0.78 of the oracle's return (2 seeds)
     "rial": replace(SWITCH, channel="rial"),
     # torchstone train dial/silence   nobody says anything: 0.64 of the oracle's return (2 seeds)
     "silence": replace(SWITCH, channel="silence"),

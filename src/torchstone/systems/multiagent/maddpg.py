@@ -85,7 +85,7 @@ class Recipe:
 
 SPREAD = Recipe()
 RECIPES = {
-    # torchstone train maddpg
+    # torchstone train maddpg   18 s of one core; return -63.1 ± 2.5, at random -83.6 (3 seeds)
     "spread": SPREAD,
     # torchstone train maddpg/speaker_listener   unmeasured: not learned in 500 updates
     "speaker_listener": replace(SPREAD, data="pettingzoo:mpe2.simple_speaker_listener_v4"),
