@@ -20,12 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("run", metavar="RUN", help="a run's folder; with --weights the name of a network")
     add("--weights", metavar="FILE", help="published weights, in place of a run")
     add("--prompt", metavar="TEXT", help="prompt: the beginning of the text, or the image's caption")
+    add(
+        "--upsample", metavar="WHEN", help="DALL-E 3: rewrite a short prompt in detail: auto, always or never"
+    )
     add("--label", metavar="K", help="class label of the images (default: all in turn)")
     add("--from-label", metavar="K", help="path in latent space: the class it begins at, with --to-label")
     add("--to-label", metavar="K", help="the class that it ends at, or whose direction it takes")
     add("--image", metavar="FILE", help="the image, or folder of them, that it begins at (default: samples)")
+    add(
+        "--init-image",
+        metavar="FILE",
+        help="diffusion: image to begin with, in place of noise; DALL-E 2: alone, its variations",
+    )
+    add("--to-image", metavar="FILE", help="diffusion: with --init-image, the image that a path leads to")
+    add(
+        "--from-prompt",
+        metavar="TEXT",
+        help="diffusion: with --init-image, its caption now, and --prompt then",
+    )
     add("--negative-prompt", metavar="TEXT", help="latent diffusion: what guidance leads away from")
-    add("--init-image", metavar="FILE", help="latent diffusion: image to begin with, in place of noise")
     add(
         "--strength",
         metavar="X",
