@@ -99,6 +99,17 @@ class NeuralCodec(nn.Module):
             decay=config.decay,
             revive_below=config.revive_below,
         )
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Convolutions from N(0, 1 / inputs of an output), biases at 0: torch's own lets the signal fade away
+        in so many layers, and hundreds of updates pass before a waveform is followed."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) and layer.bias is not None:
+                taps = layer.kernel_size[0] / (layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1)
+                layer.weight = torch.randn_like(layer.weight) / math.sqrt(layer.in_channels * taps)
+                nn.init.zeros_(layer.bias)
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> "NeuralCodec":
