@@ -82,7 +82,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     hf_folder.reject_unsupported(
         config,
         {*FIELDS, "codebook_dim", "feature_extractor_type"},
-        only={"architectures": (["EncodecModel"],), "is_encoder_decoder": False},
+        only={"architectures": (["EncodecModel"], None), "is_encoder_decoder": False},
     )
     fields = {ours: config.get(theirs, default) for theirs, (ours, default) in FIELDS.items()}
     for theirs, (ours, default) in FIELDS.items():

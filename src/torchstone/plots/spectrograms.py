@@ -16,7 +16,7 @@ RANGE_DB = 60.0  # from the loudest on down
 
 
 def save_spectrograms(
-    rows: Sequence[Sequence[tuple[str, Float[Tensor, " samples"]]]], sample_rate: int, file: Path
+    rows: Sequence[Sequence[tuple[str, Float[Tensor, " _"]]]], sample_rate: int, file: Path
 ) -> None:
     """A row of panels for each of `rows`: titles, and sounds, at one scale of time."""
     columns = max(map(len, rows))

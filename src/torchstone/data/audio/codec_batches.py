@@ -36,7 +36,7 @@ class WaveBatches:
 
     def __init__(
         self,
-        waves: Sequence[Float[Tensor, " samples"]],
+        waves: Sequence[Float[Tensor, " _"]],
         samples: int,
         batch_size: int,
         *,

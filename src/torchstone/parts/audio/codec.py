@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from torchstone.errors import BadInput
 from torchstone.parts.audio.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
@@ -71,7 +72,7 @@ class Encoded(NamedTuple):
         samples: of the sound, before the last chunk was padded.
     """
 
-    codes: list[Codes]
+    codes: list[Int64[Tensor, "batch books _"]]
     scales: list[Float[Tensor, " batch"]] | None
     samples: int
 
@@ -108,7 +109,11 @@ class NeuralCodec(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) and layer.bias is not None:
                 taps = layer.kernel_size[0] / (layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1)
-                layer.weight = torch.randn_like(layer.weight) / math.sqrt(layer.in_channels * taps)
+                weight = torch.randn_like(layer.weight) / math.sqrt(layer.in_channels * taps)
+                if is_parametrized(layer, "weight"):
+                    layer.weight = weight
+                else:
+                    layer.weight.copy_(weight)
                 nn.init.zeros_(layer.bias)
 
     @classmethod
@@ -171,7 +176,9 @@ class NeuralCodec(nn.Module):
         return length, max(1, int((1 - (self.config.overlap or 0.0)) * length))
 
 
-def overlap_add(chunks: list[Waves], stride: int) -> Waves:
+def overlap_add(
+    chunks: list[Float[Tensor, "batch channels _"]], stride: int
+) -> Float[Tensor, "batch channels _"]:
     """Chunks, one every `stride` samples, weighted by a triangle over their length and divided by the sum of
     the weights."""
     total = stride * (len(chunks) - 1) + chunks[-1].shape[-1]

@@ -10,7 +10,8 @@ and Yossi Adi, "High Fidelity Neural Audio Compression" (EnCodec), 2022, arXiv:2
               channels, residual blocks;  ELU;  convolution
     residual  shortcut(x) + 1 × 1 (ELU (k × 1 (ELU x))), half the channels in between
 
-A causal network pads on the left only, so that no output depends on later samples.
+A causal network pads on the left only. With `pad_mode` constant no output depends on later samples; with
+reflect, as published, the first outputs do, since what is reflected comes after them.
 """
 
 import math
@@ -25,6 +26,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchstone.errors import BadInput
 
 Signal = Float[Tensor, "batch channels time"]
+Filtered = Float[Tensor, "batch _ _"]  # of other channels or length
 NORMS = ("weight_norm", "time_group_norm")
 PAD_MODES = ("reflect", "constant", "replicate")
 
@@ -79,7 +81,7 @@ class SEANetConfig:
         return math.prod(self.ratios)
 
 
-def pad_signal(x: Signal, left: int, right: int, mode: str) -> Signal:
+def pad_signal(x: Signal, left: int, right: int, mode: str) -> Filtered:
     """Samples before and after a signal. One shorter than its reflection is padded with zeros for that."""
     if mode != "reflect":
         return F.pad(x, (left, right), mode)
@@ -102,7 +104,7 @@ class PaddedConv(nn.Module):
         self.causal, self.mode, self.stride = config.causal, config.pad_mode, stride
         self.reach = (size - 1) * dilation + 1  # of the kernel
 
-    def forward(self, x: Signal) -> Signal:
+    def forward(self, x: Signal) -> Filtered:
         surplus = self.reach - self.stride
         extra = -x.shape[-1] % self.stride  # so that the last output sees a whole kernel
         right = 0 if self.causal else surplus // 2
@@ -122,7 +124,7 @@ class PaddedConvTranspose(nn.Module):
         self.right = math.ceil(stride * config.trim_right_ratio) if config.causal else stride // 2
         self.left = stride - self.right
 
-    def forward(self, x: Signal) -> Signal:
+    def forward(self, x: Signal) -> Filtered:
         y = self.norm(self.conv(x))
         return y[..., self.left : y.shape[-1] - self.right]
 
@@ -194,5 +196,5 @@ class SEANetDecoder(nn.Module):
         layers += [nn.ELU(), PaddedConv(config, width, config.channels, config.last_kernel_size)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, z: Float[Tensor, "batch dim frames"]) -> Signal:
+    def forward(self, z: Float[Tensor, "batch dim frames"]) -> Filtered:
         return self.layers(z)

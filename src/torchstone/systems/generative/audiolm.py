@@ -99,9 +99,10 @@ __all__ = [
 
 MARGIN = ("loss", -0.3)  # of the fine stage, in nats a token
 
-Wave = Float[Tensor, " samples"]
-Tokens = Int64[Tensor, " tokens"]
-Codes = Int64[Tensor, "books frames"]
+# of any length: one signature has several
+Wave = Float[Tensor, " _"]
+Tokens = Int64[Tensor, " _"]
+Codes = Int64[Tensor, "_ _"]  # books, frames
 Item = tuple[int | None, Tokens, Codes]  # a recording's label, semantic tokens and codes
 
 WINDOWS = (64, 128, 256, 512)  # of the codec's loss, in samples
@@ -116,21 +117,21 @@ class Recipe:
     data: str = "captcha"  # data set: captcha, captcha/0123, FSDD, or a folder of sounds with transcripts
     variant: str = "audiolm_8khz"  # network variant
     semantic: bool = True  # semantic stage; without it the coarse stage follows the label at once
-    tokenizers: str | None = None  # run whose codec and semantic tokens are used (default: trained first)
-    steps: int = 3000  # number of updates of the codec
+    tokenizers: str | None = None  # run whose codec, semantic tokens and fine stage are used (default: trained)
+    steps: int = 1500  # number of updates of the codec
     batch_size: int = 16  # sounds per update of the codec
     crop_seconds: float = 0.2  # length of the sounds that the codec is trained on
     l1_weight: float = 10.0  # weight λ_t of the waveform's absolute error
     commitment_weight: float = 0.25  # weight λ_c of the commitment loss
     codebook_decay: float = 0.99  # decay of the codebooks' moving averages
     revive_below: float = 0.05  # unused codes: those below this fraction of the average use are moved
-    semantic_steps: int = 1000  # number of updates of the semantic stage
-    coarse_steps: int = 1000  # number of updates of the coarse stage
-    fine_steps: int = 800  # number of updates of the fine stage
+    semantic_steps: int = 600  # number of updates of the semantic stage
+    coarse_steps: int = 600  # number of updates of the coarse stage
+    fine_steps: int = 400  # number of updates of the fine stage
     lm_batch_size: int = 16  # rows per update of a language model
-    lm_lr: float = 2e-3  # peak learning rate of the language models
-    lm_dropout: float = 0.1  # dropout probability of the language models
-    pair_probability: float = 0.5  # probability that a row has two recordings of a speaker, not one
+    lm_lr: float = 3e-3  # peak learning rate of the language models
+    lm_dropout: float = 0.0  # dropout probability of the language models
+    pair_probability: float = 0.3  # probability that a row has two recordings of a speaker, not one
     label_dropout: float = 0.2  # probability that a recording's label is replaced by the unknown one
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
@@ -536,12 +537,15 @@ def train_stages(
         first = int(torch.randint(last + 1, (), generator=generator))
         return model.fine_row(codes[:, first : first + model.sizes.chunk])
 
+    # what depends on the codec alone is the same in both runs
+    names = [name for name in stages_of(model) if name != "fine" or recipe.tokenizers is None]
     builders = {
         "semantic": lambda index, generator: model.semantic_row(dropped(index, generator)),
         "coarse": lambda index, generator: model.coarse_row(dropped(index, generator)),
         "fine": fine,
     }
-    for stage, (lm, _) in stages_of(model).items():
+    for stage in names:
+        lm, _ = stages_of(model)[stage]
         pairs = 0.0 if stage == "fine" else recipe.pair_probability
         run = train_tokens(
             model,
@@ -553,7 +557,7 @@ def train_stages(
             val=len(val),
             metadata=metadata,
         )
-        if stage == "fine":
+        if stage == names[-1]:
 
             def test() -> dict[str, float]:
                 items = tokenize_all(model, data.test, classes)
@@ -561,7 +565,7 @@ def train_stages(
                 of_codec = codec_metrics(model.codec, [r.wave for r in data.test], objective, recipe)
                 of_stages = stage_metrics(model, train, items)
                 kept = {name: value for name, value in of_codec.items() if name != "loss"}
-                return {"loss": of_stages["fine_loss"]} | kept | of_stages
+                return {"loss": of_stages[f"{names[-1]}_loss"]} | kept | of_stages
 
             run.test = test
             run.report = partial(report, model, metadata, data.test)
@@ -569,7 +573,7 @@ def train_stages(
 
 
 def load_tokenizers(model: AudioLM, recipe: Recipe) -> None:
-    """Take codec and semantic tokens from a run.
+    """Take codec, semantic tokens and fine stage from a run.
 
     Raises:
         BadInput: it is no run of such a network.
@@ -585,7 +589,7 @@ def load_tokenizers(model: AudioLM, recipe: Recipe) -> None:
         raise BadInput(f"{path} is no run of audiolm with the variant {recipe.variant}")
     tensors, _ = checkpoint.weights(found, meta)
     own = model.state_dict()
-    chosen = {n: t for n, t in tensors.items() if n.startswith(("codec.", "semantic."))}
+    chosen = {n: t for n, t in tensors.items() if n.startswith(("codec.", "semantic.", "fine_lm."))}
     load_weights(model, {**own, **chosen}, f"the codec in {path} does not fit {recipe.variant}")
 
 
@@ -863,7 +867,7 @@ VARIANT_CONFIGS: dict[str, dict[str, Any]] = {
     "audiolm_8khz": {
         "codec": CODEC_8KHZ,
         "sizes": {"semantic_codes": 64},
-        "lm": {"width": 128, "depth": 4, "small_depth": 3, "heads": 4},
+        "lm": {"width": 128, "depth": 3, "small_depth": 2, "heads": 4},
     },
     "audiolm_tiny": {
         "codec": CODEC_TINY,

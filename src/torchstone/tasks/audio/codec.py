@@ -19,8 +19,8 @@ from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.parts.vae.residual_quantizer import BookStatistics, book_statistics
 from torchstone.tasks.optimization import gradient_update
 
-Wave = Float[Tensor, " samples"]
-CHUNK_SIZE = 32  # sounds at a time
+Wave = Float[Tensor, " _"]  # of any length: one signature has several
+WHOLE_SOUND = 4.0  # work of a whole sound by itself, in crops of training
 INITIAL = -1  # the draw that k-means begins with, which no batch has
 
 
@@ -94,7 +94,10 @@ def train_codec(
         update=update,
         evaluate=evaluate,
         best_metric=None,  # encoder, codebooks and decoder belong together: the last ones
-        examples=Examples(recipe.batch_size, len(waves), len(val), "sounds"),
+        # whole sounds, one by one
+        examples=Examples(
+            recipe.batch_size, len(waves), len(val), "sounds", evaluation=WHOLE_SOUND * len(val)
+        ),
         state=state,
         steps=recipe.steps,
         metadata=metadata,
