@@ -1,6 +1,6 @@
 """The codec's speed beside transformers' EnCodec: the same weights, pairs in one run, CPU time.
 
-    python benchmarks/audiolm_codec.py
+python benchmarks/audiolm_codec.py
 """
 
 import statistics

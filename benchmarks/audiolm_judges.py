@@ -18,17 +18,17 @@ from torchstone.data.audio.files import Recording, write_wave
 from torchstone.data.audio.speech import read_speech
 from torchstone.plots.spectrograms import save_spectrograms
 from torchstone.runs.load import load_run
-from torchstone.systems.generative.audiolm import sample_waves, tokenize_all
+from torchstone.systems.generative.audiolm import sample_sounds, tokenize_all
 from torchstone.tasks.audio.speaker_id import SpeakerSplit, predict_logits
 from torchstone.tasks.audio.transcribe import transcribe
 
 EDGE = 0.1  # seconds of silence around a sound, as in the recognizer's training
 
 
-def framed(waves, rate):
+def framed(waveforms, rate):
     """Normalized to the peak, as sound files are, with silence around."""
     edge = torch.zeros(round(EDGE * rate))
-    return [torch.cat([edge, wave / wave.abs().max().clamp(min=1e-4), edge]) for wave in waves]
+    return [torch.cat([edge, wave / wave.abs().max().clamp(min=1e-4), edge]) for wave in waveforms]
 
 
 def share(right):
@@ -37,23 +37,23 @@ def share(right):
     return f"{p:6.1%} ± {1.96 * math.sqrt(p * (1 - p) / len(right)):.1%} of {len(right)}"
 
 
-def read(recognizer, waves, rate):
+def read(recognizer, waveforms, rate):
     model, metadata, _ = recognizer
-    recordings = [Recording(wave, "", "", "") for wave in framed(waves, rate)]
+    recordings = [Recording(wave, "", "", "") for wave in framed(waveforms, rate)]
     return [hypotheses[0][0] for hypotheses in transcribe(model, metadata, recordings)]
 
 
-def heard(speakers, waves, rate):
+def heard(speakers, waveforms, rate):
     model, metadata, _ = speakers
-    peak = [wave / wave.abs().max().clamp(min=1e-4) for wave in waves]
+    peak = [wave / wave.abs().max().clamp(min=1e-4) for wave in waveforms]
     logits = predict_logits(model, metadata, SpeakerSplit(peak, [0] * len(peak), [""] * len(peak)))
     return [metadata["classes"][i] for i in logits.argmax(1).tolist()]
 
 
 def digits(model, metadata, per_label, temperature, seed):
     labels = [i for i in range(len(metadata["classes"])) for _ in range(per_label)]
-    waves = sample_waves(model, labels, seed=seed, temperature=temperature)
-    return waves, [metadata["classes"][i] for i in labels]
+    waveforms = sample_sounds(model, labels, seed=seed, temperature=temperature)
+    return waveforms, [metadata["classes"][i] for i in labels]
 
 
 def main():
@@ -78,22 +78,22 @@ def main():
     items = tokenize_all(model, test, metadata["classes"])
     with torch.no_grad():
         coded = [model.codec.decode_frames(codes[None])[0, 0] for _, _, codes in items]
-    for name, waves in (("recorded", [r.wave for r in test]), ("coded", coded)):
-        texts, voices = read(recognizer, waves, rate), heard(speakers, waves, rate)
+    for name, waveforms in (("recorded", [r.wave for r in test]), ("coded", coded)):
+        texts, voices = read(recognizer, waveforms, rate), heard(speakers, waveforms, rate)
         print(f"{name:<24} read {share([a == r.text for a, r in zip(texts, test, strict=True)])}", end="   ")
         print(f"voice {share([a == r.speaker for a, r in zip(voices, test, strict=True)])}", flush=True)
     runs = {"generated": (model, metadata)}
     if args.ablation:
         runs["without semantic stage"] = load_run(args.ablation)[:2]
     for name, (each, about) in runs.items():
-        waves, expected = digits(each, about, args.per_label, args.temperature, args.seed)
-        texts = read(recognizer, waves, rate)
+        waveforms, expected = digits(each, about, args.per_label, args.temperature, args.seed)
+        texts = read(recognizer, waveforms, rate)
         right = [a == b for a, b in zip(texts, expected, strict=True)]
-        seconds = sum(map(len, waves)) / rate / len(waves)
+        seconds = sum(map(len, waveforms)) / rate / len(waveforms)
         print(f"{name:<24} read {share(right)}   {seconds:.2f} s each", flush=True)
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
-            firsts = waves[:: args.per_label]
+            firsts = waveforms[:: args.per_label]
             shown = [(f"{a} (read {b})", w) for a, b, w in
                      zip(expected[:: args.per_label], texts[:: args.per_label], firsts, strict=True)]  # fmt: skip
             save_spectrograms([shown[:5], shown[5:]], rate, args.out / f"{name.replace(' ', '_')}.png")
@@ -103,11 +103,13 @@ def main():
     chosen = [i * len(test) // args.prompts for i in range(args.prompts)]
     continuations = []
     for i in chosen:
-        continuations += sample_waves(
+        continuations += sample_sounds(
             model, [None], before=[(None, *items[i][1:])], seed=args.seed + i, temperature=args.temperature
         )
     voices = heard(speakers, continuations, rate)
-    print(f"{'gone on after a prompt':<24} voice {share([a == test[i].speaker for a, i in zip(voices, chosen, strict=True)])}")
+    print(
+        f"{'gone on after a prompt':<24} voice {share([a == test[i].speaker for a, i in zip(voices, chosen, strict=True)])}"
+    )
     if args.out:
         joined = torch.cat([x for i, w in zip(chosen[:6], continuations, strict=False) for x in
                             (test[i].wave, w, torch.zeros(rate // 2))])  # fmt: skip

@@ -20,12 +20,17 @@ def lloyd(points, centers, iterations):
     labels = []
     for _ in range(iterations + 1):
         labels = [
-            min(range(len(centers)), key=lambda k: sum((a - b) ** 2 for a, b in zip(x, centers[k], strict=True)))
+            min(
+                range(len(centers)),
+                key=lambda k: sum((a - b) ** 2 for a, b in zip(x, centers[k], strict=True)),
+            )
             for x in points
         ]
         if iterations == 0:
             break
-        own = [[x for x, label in zip(points, labels, strict=True) if label == k] for k in range(len(centers))]
+        own = [
+            [x for x, label in zip(points, labels, strict=True) if label == k] for k in range(len(centers))
+        ]
         moved = [[sum(c) / len(c) for c in zip(*each, strict=True)] for each in own]
         if moved == centers:
             break

@@ -69,7 +69,10 @@ def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
         for name, tensor in tensors.items()
         if name.startswith("quantizer.") and name.endswith(".codebook")
     }
-    started = {name.replace("books", "layers").replace(STARTED, f".codebook{STARTED}"): t for name, t in started.items()}
+    started = {
+        name.replace("books", "layers").replace(STARTED, f".codebook{STARTED}"): t
+        for name, t in started.items()
+    }
     return rename_keys(tensors, TO_THEIRS) | started
 
 

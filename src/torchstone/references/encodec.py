@@ -25,14 +25,16 @@ def random_encodecs(count: int, seed: int = 0) -> Iterator[Any]:
         frames = -(-rate // torch.tensor(ratios).prod().item())
         bits, books = rng.randint(2, 4), rng.randint(2, 5)
         per_book = frames * bits / 1000  # kbit/s
+        # of one channel it takes away what the convolution adds, whose gradient then is rounding alone
+        is_group_norm = number // 2 % 2 == 1
         config = import_transformers().EncodecConfig(
-            audio_channels=rng.choice([1, 2]),
+            audio_channels=2 if is_group_norm else rng.choice([1, 2]),
             sampling_rate=rate,
             hidden_size=rng.randint(3, 7),
-            num_filters=2 * rng.randint(1, 3),
+            num_filters=2 * rng.randint(1 + is_group_norm, 3),
             num_residual_layers=rng.randint(1, 2),
             upsampling_ratios=ratios,
-            norm_type=["weight_norm", "time_group_norm"][number // 2 % 2],
+            norm_type="time_group_norm" if is_group_norm else "weight_norm",
             kernel_size=rng.choice([3, 5, 7]),
             last_kernel_size=rng.choice([3, 7]),
             residual_kernel_size=rng.choice([3, 5]),
@@ -68,8 +70,8 @@ class PlainEnCodec(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, waves: Tensor) -> tuple[Tensor, ...]:
-        z = self.model.encoder(waves)
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
+        z = self.model.encoder(waveforms)
         left, total = z, torch.zeros_like(z)
         commitment, chosen = z.new_zeros(()), []
         for layer in self.model.quantizer.layers:
@@ -82,15 +84,15 @@ class PlainEnCodec(nn.Module):
                     entries[b, :, t] = book[chosen[-1]]
             left, total = left - entries, total + entries
             commitment = commitment + left.square().mean()
-        y = self.model.decoder(PassThrough.apply(z, total))[..., : waves.shape[-1]]
+        y = self.model.decoder(PassThrough.apply(z, total))[..., : waveforms.shape[-1]]
         codes = z.new_tensor(chosen).view(-1, len(z), z.shape[2]).transpose(0, 1)
-        return y, codes, commitment, F.l1_loss(y, waves) + 0.25 * commitment
+        return y, codes, commitment, F.l1_loss(y, waveforms) + 0.25 * commitment
 
 
-def ours_pass(codec: NeuralCodec, waves: Tensor) -> tuple[Tensor, ...]:
-    y, _, found = codec(waves)
-    loss = F.l1_loss(y, waves) + 0.25 * found.commitment_loss
-    return y, found.codes.to(waves.dtype), found.commitment_loss, loss
+def ours_pass(codec: NeuralCodec, waveforms: Tensor) -> tuple[Tensor, ...]:
+    y, _, found = codec(waveforms)
+    loss = F.l1_loss(y, waveforms) + 0.25 * found.commitment_loss
+    return y, found.codes.to(waveforms.dtype), found.commitment_loss, loss
 
 
 def cases(count: int = 8) -> Iterator[ParityCase]:
@@ -98,13 +100,15 @@ def cases(count: int = 8) -> Iterator[ParityCase]:
     for number, model in enumerate(random_encodecs(count)):
         config = model.config
         torch.manual_seed(100 + number)
-        waves = torch.randn(2, config.audio_channels, 23 + number, dtype=torch.float64)
+        waveforms = torch.randn(2, config.audio_channels, 23 + number, dtype=torch.float64)
         codec = ours_of(model)
-        label = f"{'causal' if config.use_causal_conv else 'not causal'}, {config.norm_type}, {config.pad_mode}"
+        label = (
+            f"{'causal' if config.use_causal_conv else 'not causal'}, {config.norm_type}, {config.pad_mode}"
+        )
         yield ParityCase(
             OutputAdapter(codec, ours_pass),
             PlainEnCodec(model),
-            (waves,),
+            (waveforms,),
             names=convert_inside(lambda tensors: published("", tensors)),
             label=label,
         )

@@ -16,11 +16,11 @@ def test_crops_are_pieces_of_the_sounds_and_short_ones_get_silence():
     stream, firsts = wave_batches(), set()
     for _ in range(30):
         batch = next(stream)
-        assert batch.waves.shape == (4, 1, 5)
+        assert batch.waveforms.shape == (4, 1, 5)
         assert batch.candidates.shape == (2, 3)
-        lengths = sorted(int(row[0, 0] // 100) for row in batch.waves)
+        lengths = sorted(int(row[0, 0] // 100) for row in batch.waveforms)
         assert lengths == [3, 5, 8, 12], "an epoch is each sound once"
-        for row in batch.waves[:, 0]:
+        for row in batch.waveforms[:, 0]:
             n, first = int(row[0] // 100), int(row[0] % 100) - 1
             piece = WAVES[[3, 5, 8, 12].index(n)][first : first + 5]
             assert torch.equal(row[: len(piece)], piece)
@@ -36,8 +36,8 @@ def test_waves_go_on_where_they_stopped_and_are_shared():
     other.load_state_dict({"position": 8})
     for ours, theirs in zip(batches[2], next(other), strict=True):
         assert torch.equal(ours, theirs)
-    halves = [next(wave_batches(rank=rank, world_size=2)).waves for rank in range(2)]
-    assert torch.equal(torch.stack(halves, 1).flatten(0, 1), batches[0].waves)
+    halves = [next(wave_batches(rank=rank, world_size=2)).waveforms for rank in range(2)]
+    assert torch.equal(torch.stack(halves, 1).flatten(0, 1), batches[0].waveforms)
 
 
 SPEAKERS = list("aababbbaab")

@@ -52,7 +52,9 @@ def test_the_gradient_goes_straight_through():
     assert torch.equal(gradient, weight)
     found = net(z)
     left = [r.detach() for r in net.residuals(z, found.codes)[1:]]
-    assert found.commitment_loss.item() == pytest.approx(sum(r.square().mean().item() for r in left), rel=1e-12)
+    assert found.commitment_loss.item() == pytest.approx(
+        sum(r.square().mean().item() for r in left), rel=1e-12
+    )
     (gradient,) = torch.autograd.grad(found.commitment_loss, z)
     assert torch.allclose(gradient, sum(2 * r / r.numel() for r in left), atol=1e-14)
 
@@ -62,7 +64,10 @@ def test_the_error_falls_with_each_book():
     net.initialize(z, torch.Generator().manual_seed(0))
     errors = [float((z - net.decode(net.encode(z, n))).square().mean()) for n in range(1, 5)]
     print(f"of {float(z.square().mean()):.3f} are left {errors}")
-    assert all(after < 0.6 * before for before, after in zip([float(z.square().mean()), *errors], errors, strict=False))
+    assert all(
+        after < 0.6 * before
+        for before, after in zip([float(z.square().mean()), *errors], errors, strict=False)
+    )
 
 
 def test_averages_of_each_book_follow_its_residuals():

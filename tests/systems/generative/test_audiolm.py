@@ -1,5 +1,6 @@
 """AudioLM: token sequences and back, stages that leave each other alone, the tokenizer, and its use as a new user would."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from cli_helpers import assert_rejected, run_cli
 import torchstone as ts
 from torchstone.data.audio.codec_batches import IGNORED
 from torchstone.data.audio.files import read_audio, write_wave
+from torchstone.data.audio.speech import read_speech
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
@@ -40,7 +42,11 @@ def items(model, lengths=(3, 2)):
     """Random tokens of recordings with the labels 1 and None."""
     generator = torch.Generator().manual_seed(0)
     return [
-        (label, torch.randint(16, (n,), generator=generator), torch.randint(16, (4, 5 * n), generator=generator))
+        (
+            label,
+            torch.randint(16, (n,), generator=generator),
+            torch.randint(16, (4, 5 * n), generator=generator),
+        )
         for label, n in zip((1, None), lengths, strict=True)
     ]
 
@@ -101,7 +107,11 @@ def test_the_longest_rows_fit_into_the_contexts():
         n = model.sizes.max_tokens
         both = items(model, (n, n))
         for row, context in zip(
-            (model.semantic_row(both), model.coarse_row(both), model.fine_row(both[0][2][:, : model.sizes.chunk])),
+            (
+                model.semantic_row(both),
+                model.coarse_row(both),
+                model.fine_row(both[0][2][:, : model.sizes.chunk]),
+            ),
             model.sizes.contexts(),
             strict=True,
         ):
@@ -118,11 +128,11 @@ def test_a_recording_has_five_frames_a_semantic_token():
 
 def test_semantic_tokens_are_the_nearest_clusters_of_log_mels_and_slopes():
     model, generator = make(), torch.Generator().manual_seed(0)
-    waves = [torch.randn(3200, generator=generator) * (i + 1) / 9 for i in range(8)]
-    model.semantic.fit(waves, generator)
-    x = (model.semantic.features(waves[0]) - model.semantic.mean) / model.semantic.std
+    waveforms = [torch.randn(3200, generator=generator) * (i + 1) / 9 for i in range(8)]
+    model.semantic.fit(waveforms, generator)
+    x = (model.semantic.features(waveforms[0]) - model.semantic.mean) / model.semantic.std
     expected = [(model.semantic.centers - row).square().sum(1).argmin().item() for row in x]
-    assert model.semantic(waves[0]).tolist() == expected
+    assert model.semantic(waveforms[0]).tolist() == expected
     silent = model.semantic.features(torch.zeros(1600))
     assert not silent[:, 40:].any(), "silence has no slope"
 
@@ -188,7 +198,9 @@ def test_stages_leave_each_other_alone():
         before = {name: each.clone() for name, each in model.state_dict().items()}
         for _ in range(3):
             run.update(next(run.stream))
-        names = {n.split(".")[0] for n, each in model.state_dict().items() if not torch.equal(each, before[n])}
+        names = {
+            n.split(".")[0] for n, each in model.state_dict().items() if not torch.equal(each, before[n])
+        }
         changed.append(names)
     assert changed == [{"codec"}, {"semantic_lm"}, {"coarse_lm"}, {"fine_lm"}]
 
@@ -236,7 +248,9 @@ def test_commands(capsys, run, tmp_path, loaded):
     assert all(len(wave) % 320 == 0 for wave in threes)
     again, other = ts.sample(run, label="3", num_samples=2), ts.sample(run, label="3", num_samples=2, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(threes, again, strict=True))
-    assert any(not torch.equal(a, b) if len(a) == len(b) else True for a, b in zip(threes, other, strict=True))
+    assert any(
+        not torch.equal(a, b) if len(a) == len(b) else True for a, b in zip(threes, other, strict=True)
+    )
     prompt = tmp_path / "voice.wav"
     write_wave(threes[0] / threes[0].abs().max(), prompt, 8000)
     code, out, _ = run_cli(capsys, "sample", run, "--prompt", prompt, "--out", tmp_path / "on.wav")
@@ -264,7 +278,11 @@ def test_bad_requests_are_refused(capsys, run, tmp_path):
     with pytest.raises(BadInput, match="is a codec alone"):
         next(audiolm.build(replace_fields(audiolm.RECIPES["smoke"], {"variant": "encodec_24khz"})))
     with pytest.raises(BadInput, match="no run in nowhere"):
-        next(audiolm.build(replace_fields(audiolm.RECIPES["smoke"], {"tokenizers": "nowhere", "device": "cpu"})))
+        next(
+            audiolm.build(
+                replace_fields(audiolm.RECIPES["smoke"], {"tokenizers": "nowhere", "device": "cpu"})
+            )
+        )
 
 
 def test_the_ablation_takes_the_tokenizers_of_a_run(run):
@@ -278,13 +296,13 @@ def test_the_ablation_takes_the_tokenizers_of_a_run(run):
             assert torch.equal(own[name], other[name]), name
     assert {"test/loss", "test/coarse_gain", "test/fine_gain"} <= set(stage.results)
     assert "test/semantic_loss" not in stage.results
-    waves = audiolm.sample_waves(model, [0, None, 0])
-    assert all(len(wave) % 64 == 0 and len(wave) >= 15 * 64 for wave in waves)
+    waveforms = audiolm.sample_sounds(model, [0, None, 0])
+    assert all(len(wave) % 64 == 0 and len(wave) >= 15 * 64 for wave in waveforms)
+
+
+def test_without_labels_and_semantic_tokens_nothing_tells_what_is_spoken(monkeypatch):
+    data = dataclasses.replace(read_speech("captcha/0123", 8000), is_isolated=False)
+    monkeypatch.setattr(audiolm, "read_speech", lambda *_: data)
+    recipe = replace_fields(audiolm.RECIPES["smoke"], {"semantic": False, "device": "cpu"})
     with pytest.raises(BadInput, match="something else has to tell"):
-        silent = replace_fields(audiolm.RECIPES["smoke"], {"semantic": False, "data": "captcha/0123"})
-        data = audiolm.read_speech
-        audiolm.read_speech = lambda *a: __import__("dataclasses").replace(data(*a), is_isolated=False)
-        try:
-            next(audiolm.build(silent))
-        finally:
-            audiolm.read_speech = data
+        next(audiolm.build(recipe))

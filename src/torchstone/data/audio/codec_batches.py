@@ -21,7 +21,7 @@ class WaveBatch(NamedTuple):
     """Crops of sounds, and for each entry of each codebook a number on 0..1: which of the batch's vectors it
     is put at, if it is unused."""
 
-    waves: Float[Tensor, "share 1 samples"]
+    waveforms: Float[Tensor, "share 1 samples"]
     candidates: Float[Tensor, "books codes"]
 
 
@@ -36,7 +36,7 @@ class WaveBatches:
 
     def __init__(
         self,
-        waves: Sequence[Float[Tensor, " _"]],
+        waveforms: Sequence[Float[Tensor, " _"]],
         samples: int,
         batch_size: int,
         *,
@@ -48,10 +48,10 @@ class WaveBatches:
         world_size: int = 1,
     ):
         share_of_batch(batch_size, rank, world_size)
-        self.waves, self.samples, self.batch_size = waves, samples, batch_size
+        self.waveforms, self.samples, self.batch_size = waveforms, samples, batch_size
         self.books, self.codes, self.seed, self.device = books, codes, seed, device
         self.own = slice(rank, None, world_size)
-        self.order = EpochSampler(len(waves), [(0, batch_size)], seed, torch.device("cpu"))
+        self.order = EpochSampler(len(waveforms), [(0, batch_size)], seed, torch.device("cpu"))
         self.position = 0
 
     __iter__, state_dict, load_state_dict = itself, position_state, load_position
@@ -63,7 +63,7 @@ class WaveBatches:
         index = self.order.index(self.position).tolist()
         crops = []
         for i, offset in list(zip(index, offsets, strict=True))[self.own]:
-            wave = self.waves[i]
+            wave = self.waveforms[i]
             first = int(offset * max(1, len(wave) - self.samples + 1))
             crop = wave[first : first + self.samples]
             crops.append(F.pad(crop, (0, self.samples - len(crop))))

@@ -108,7 +108,9 @@ class NeuralCodec(nn.Module):
         in so many layers, and hundreds of updates pass before a waveform is followed."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) and layer.bias is not None:
-                taps = layer.kernel_size[0] / (layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1)
+                taps = layer.kernel_size[0] / (
+                    layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
+                )
                 weight = torch.randn_like(layer.weight) / math.sqrt(layer.in_channels * taps)
                 if is_parametrized(layer, "weight"):
                     layer.weight = weight
@@ -120,39 +122,33 @@ class NeuralCodec(nn.Module):
     def from_kwargs(cls, **kwargs: Any) -> "NeuralCodec":
         """A codec from the fields of `CodecConfig` and of `SEANetConfig`, which have no name in common."""
         network = {each.name for each in fields(SEANetConfig)}
-        inner = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in kwargs.items()
-            if name in network
-        }
-        outer = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in kwargs.items()
-            if name not in network
-        }
+        # JSON has lists only
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in kwargs.items()}
+        inner = {name: value for name, value in values.items() if name in network}
+        outer = {name: value for name, value in values.items() if name not in network}
         return cls(CodecConfig(SEANetConfig(**inner), **outer))
 
-    def forward(self, waves: Waves, num_books: int | None = None) -> CodecOutput:
+    def forward(self, waveforms: Waves, num_books: int | None = None) -> CodecOutput:
         """A pass for training: gradients go straight through the quantizer."""
-        z = self.encoder(waves)
+        z = self.encoder(waveforms)
         found = self.quantizer(z, num_books)
-        return CodecOutput(self.decoder(found.vectors)[..., : waves.shape[-1]], z, found)
+        return CodecOutput(self.decoder(found.vectors)[..., : waveforms.shape[-1]], z, found)
 
-    def encode_frames(self, waves: Waves, num_books: int | None = None) -> Codes:
+    def encode_frames(self, waveforms: Waves, num_books: int | None = None) -> Codes:
         """The codes of whole sounds, without chunks and levels."""
-        return self.quantizer.encode(self.encoder(waves), num_books)
+        return self.quantizer.encode(self.encoder(waveforms), num_books)
 
     def decode_frames(self, codes: Codes) -> Waves:
         """Sounds of `hop` samples a code."""
         return self.decoder(self.quantizer.decode(codes))
 
-    def encode(self, waves: Waves, num_books: int | None = None) -> Encoded:
+    def encode(self, waveforms: Waves, num_books: int | None = None) -> Encoded:
         """A sound as codes, chunk by chunk."""
-        samples = waves.shape[-1]
+        samples = waveforms.shape[-1]
         length, stride = self.chunk_samples(samples)
         codes, scales = [], []
         for first in range(0, samples, stride):
-            chunk = waves[..., first : first + length]
+            chunk = waveforms[..., first : first + length]
             if self.config.normalize:
                 scales.append(chunk.mean(1).square().mean(-1).sqrt() + SILENCE)
                 chunk = chunk / scales[-1][:, None, None]

@@ -1,4 +1,4 @@
-"""Token numbers of a vocabulary that is joined of sections, and the codes of several codebooks as one sequence."""
+"""Token numbers of a vocabulary joined of sections, and the codes of several codebooks as one sequence."""
 
 import torch
 from jaxtyping import Int64

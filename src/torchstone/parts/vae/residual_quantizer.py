@@ -1,9 +1,9 @@
 """Residual vector quantization: each codebook quantizes what the ones before it left over.
 
-Neil Zeghidour, Alejandro Luebs, Ahmed Omran, Jan Skoglund and Marco Tagliasacchi, "SoundStream: An End-to-End
-Neural Audio Codec", IEEE/ACM Transactions on Audio, Speech, and Language Processing 30, 2021,
-arXiv:2107.03312, section III-C; Alexandre Défossez, Jade Copet, Gabriel Synnaeve and Yossi Adi, "High Fidelity
-Neural Audio Compression", 2022, arXiv:2210.13438, section 3.2.
+Neil Zeghidour, Alejandro Luebs, Ahmed Omran, Jan Skoglund and Marco Tagliasacchi, "SoundStream: An
+End-to-End Neural Audio Codec", IEEE/ACM Transactions on Audio, Speech, and Language Processing 30, 2021,
+arXiv:2107.03312, section III-C; Alexandre Défossez, Jade Copet, Gabriel Synnaeve and Yossi Adi, "High
+Fidelity Neural Audio Compression", 2022, arXiv:2210.13438, section 3.2.
 
     r₁ = z;   k_q = argmin_j ‖r_q − e_{q,j}‖;   r_{q+1} = r_q − e_{q,k_q};   ẑ = Σ_q e_{q,k_q}
 """

@@ -1,34 +1,33 @@
 """AudioLM: speech as tokens, coarse to fine, each kind predicted by a language model from those before it.
 
-Paper: Zalán Borsos, Raphaël Marinier, Damien Vincent, Eugene Kharitonov, Olivier Pietquin, Matt Sharifi, Dominik
-Roblek, Olivier Teboul, David Grangier, Marco Tagliasacchi and Neil Zeghidour, "AudioLM: a Language Modeling
-Approach to Audio Generation", 2022, arXiv:2209.03143. The codec: Alexandre Défossez, Jade Copet, Gabriel Synnaeve
-and Yossi Adi, "High Fidelity Neural Audio Compression" (EnCodec), 2022, arXiv:2210.13438, after Neil Zeghidour
-et al., "SoundStream: An End-to-End Neural Audio Codec", 2021, arXiv:2107.03312.
+Paper: Zalán Borsos, Raphaël Marinier, Damien Vincent et al., "AudioLM: a Language Modeling Approach to
+Audio Generation", 2022, arXiv:2209.03143. The codec: Alexandre Défossez, Jade Copet, Gabriel Synnaeve and
+Yossi Adi, "High Fidelity Neural Audio Compression" (EnCodec), 2022, arXiv:2210.13438, after Neil Zeghidour et
+al., "SoundStream: An End-to-End Neural Audio Codec", 2021, arXiv:2107.03312.
 
-The idea. A codec turns a sound into a few codes a frame, from which it can be rebuilt, but a language model of
-these babbles: they say how a sound is, not what is spoken. So predict first a much shorter sequence of semantic
-tokens, clusters of features; then, given these, the codes of the codec's first codebooks, which hold the voice;
-then, given those, the codes of the others, which hold detail.
+The idea. A codec turns a sound into a few codes a frame, from which it can be rebuilt, but a language model
+of these babbles: they say how a sound is, not what is spoken. So predict first a much shorter sequence of
+semantic tokens, clusters of features; then, given these, the codes of the codec's first codebooks, which hold
+the voice; then, given those, the codes of the others, which hold detail.
 
-    s   = argmin_k ‖features − center_k‖                              semantic tokens, by k-means  (III-B)
-    y_q = codes of the codec's codebook q: residual quantization                                     (III-B)
-    p(s)          = Π_t p(s_t | s_<t)                                 semantic stage           (III-C)
-    p(y_≤Q′ | s)  = Π_t Π_{q ≤ Q′} p(y_t^q | s, y_<t, y_t^{<q})       coarse stage: flat, frame by frame
-    p(y_>Q′ | y_≤Q′), likewise, in chunks of frames                   fine stage
+    s   = argmin_k ‖features − center_k‖                          semantic tokens, by k-means   (III-B)
+    y_q = codes of the codec's codebook q: residual quantization                                (III-B)
+    p(s)         = Π_t p(s_t | s_<t)                              semantic stage                (III-C)
+    p(y_≤Q′ | s) = Π_t Π_{q ≤ Q′} p(y_t^q | s, y_<t, y_t^{<q})    coarse stage: flat, frame by frame
+    p(y_>Q′ | y_≤Q′), likewise, in chunks of frames               fine stage
 
     codec loss  λ_t ‖x − x̂‖₁ + Σ_w (‖log S_w − log Ŝ_w‖₁ + ‖√S_w − √Ŝ_w‖₁) + λ_c commitment, means, where
                 S_w is a mel spectrogram of window w;  codebooks by moving averages, started by k-means,
                 unused entries moved (`parts/vae/residual_quantizer.py`)
 
-    audiolm_8khz   codec of 8 kHz, hop 64: 125 frames a second, 2 coarse and 2 fine codebooks of 128; 64 semantic
-                   tokens at 25 Hz;  audiolm_tiny for tests
+    audiolm_8khz   codec of 8 kHz, hop 64: 125 frames a second, 2 coarse and 2 fine codebooks of 128; 64
+                   semantic tokens at 25 Hz;  audiolm_tiny for tests
     encodec_24khz, encodec_48khz   the published codec alone: `ts.load` of a transformers folder
 
-A run has four stages: codec, semantic, coarse, fine. Rows are of one recording, or of two by the same speaker.
+A run has four stages: codec, semantic, coarse, fine. Rows are of one recording, or of two by one speaker.
 Before each recording's semantic tokens stands its label, or that of an unknown one: `sample --label 7` writes
-the label, `sample --prompt voice.wav` goes on after the tokens of a recording, in its voice. `semantic False` is
-the paper's ablation: the coarse stage follows the label at once.
+the label, `sample --prompt voice.wav` goes on after the tokens of a recording, in its voice. `--semantic
+false` is the paper's ablation: the coarse stage follows the label at once.
 
 What differs from the paper. Semantic tokens are clusters of log-mel features and their slopes, not of a
 self-supervised network's, which would need pretraining; repetitions are kept, so that a semantic token is
@@ -38,7 +37,7 @@ tokens are padded to a fixed length, so that a frame and its semantic token are 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +62,7 @@ from torchstone.parts.audio.spectrogram import deltas, mel_filterbank, power_spe
 from torchstone.parts.audio.token_layout import TokenLayout, deinterleave, interleave
 from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.kmeans import kmeans, nearest
+from torchstone.parts.metrics.signal_to_noise import signal_to_noise
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.plots.spectrograms import save_spectrograms
@@ -117,17 +117,19 @@ class Recipe:
     data: str = "captcha"  # data set: captcha, captcha/0123, FSDD, or a folder of sounds with transcripts
     variant: str = "audiolm_8khz"  # network variant
     semantic: bool = True  # semantic stage; without it the coarse stage follows the label at once
-    tokenizers: str | None = None  # run whose codec, semantic tokens and fine stage are used (default: trained)
-    steps: int = 1500  # number of updates of the codec
+    tokenizers: str | None = (
+        None  # run whose codec, semantic tokens and fine stage are used (default: trained)
+    )
+    steps: int = 800  # number of updates of the codec
     batch_size: int = 16  # sounds per update of the codec
     crop_seconds: float = 0.2  # length of the sounds that the codec is trained on
     l1_weight: float = 10.0  # weight λ_t of the waveform's absolute error
     commitment_weight: float = 0.25  # weight λ_c of the commitment loss
     codebook_decay: float = 0.99  # decay of the codebooks' moving averages
     revive_below: float = 0.05  # unused codes: those below this fraction of the average use are moved
-    semantic_steps: int = 600  # number of updates of the semantic stage
-    coarse_steps: int = 600  # number of updates of the coarse stage
-    fine_steps: int = 400  # number of updates of the fine stage
+    semantic_steps: int = 400  # number of updates of the semantic stage
+    coarse_steps: int = 400  # number of updates of the coarse stage
+    fine_steps: int = 250  # number of updates of the fine stage
     lm_batch_size: int = 16  # rows per update of a language model
     lm_lr: float = 3e-3  # peak learning rate of the language models
     lm_dropout: float = 0.0  # dropout probability of the language models
@@ -199,13 +201,14 @@ class SemanticTokenizer(nn.Module):
         return nearest((self.features(wave) - self.mean) / self.std, self.centers)[0]
 
     @torch.no_grad()
-    def fit(self, waves: Sequence[Wave], generator: torch.Generator) -> float:
-        """Place the centers by k-means of the features of `waves`; the mean squared distance, in variances.
+    def fit(self, waveforms: Sequence[Wave], generator: torch.Generator) -> float:
+        """Place the centers by k-means of the features of `waveforms`
+        Their mean squared distance, in variances.
 
         Raises:
             BadInput: fewer feature vectors than clusters.
         """
-        rows = torch.cat([self.features(wave) for wave in waves])
+        rows = torch.cat([self.features(wave) for wave in waveforms])
         keep = torch.randperm(len(rows), generator=generator)[:KMEANS_ROWS]
         rows = rows[keep.to(rows.device)]
         self.mean.copy_(rows.mean(0))
@@ -310,7 +313,9 @@ class AudioLM(nn.Module):
         config = self.codec.config
         self.sizes = Sizes(num_classes, codes=config.num_codes, has_semantic=has_semantic, **sizes)
         if config.num_books != self.sizes.coarse + self.sizes.fine:
-            raise BadInput(f"{self.sizes.coarse} coarse and {self.sizes.fine} fine books are not {config.num_books}")
+            raise BadInput(
+                f"{self.sizes.coarse} coarse and {self.sizes.fine} fine books are not {config.num_books}"
+            )
         self.hop = config.network.hop * self.sizes.ratio
         self.semantic = SemanticTokenizer(self.sizes.semantic_codes, config.sample_rate, self.hop)
         self.layouts = self.sizes.layouts()
@@ -327,16 +332,16 @@ class AudioLM(nn.Module):
         wave = pad_to_multiple(wave[: self.hop * self.sizes.max_tokens], self.hop)
         return self.semantic(wave), self.codec.encode_frames(wave[None, None])[0]
 
-    def forward(self, waves: Float[Tensor, "batch 1 samples"]) -> AudioLMOutput:
+    def forward(self, waveforms: Float[Tensor, "batch 1 samples"]) -> AudioLMOutput:
         rows: list[list[Tensor]] = [[], [], []]
-        for wave in waves:
+        for wave in waveforms:
             item = (None, *self.tokenize(wave[0].detach()))
             for stage, (tokens, _) in enumerate((self.semantic_row([item]), self.coarse_row([item]))):
                 rows[stage].append(tokens)
             rows[2].append(self.fine_row(item[2][:, : self.sizes.chunk])[0])
         networks = (self.semantic_lm, self.coarse_lm, self.fine_lm)
         logits = [lm(torch.stack(each)) for lm, each in zip(networks, rows, strict=True)]
-        return AudioLMOutput(self.codec(waves), *logits)
+        return AudioLMOutput(self.codec(waveforms), *logits)
 
     def label_token(self, stage: int, label: int | None) -> int:
         return self.layouts[stage].token("label", self.sizes.classes if label is None else label)
@@ -351,17 +356,23 @@ class AudioLM(nn.Module):
         return shifted(torch.cat(parts), layout.span("label"))
 
     def coarse_row(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Semantic tokens of all recordings, padded; start; codes of the coarse books, frame by frame. Without a
-        semantic stage label, codes, end, of each recording."""
+        """Semantic tokens of all recordings, padded; start; codes of the coarse books, frame by frame.
+        Without a semantic stage label, codes, end, of each recording."""
         layout, books = self.layouts[1], self.sizes.coarse
         codes = [interleave(layout, "coarse", each[:books]) for _, _, each in items]
         if self.sizes.has_semantic:
             prefix = self.coarse_prefix(torch.cat([semantic for _, semantic, _ in items]))
             tokens, targets = shifted(torch.cat([prefix, *codes]), (0, 0))
-            return tokens, targets.index_fill(0, torch.arange(len(prefix) - 1, device=targets.device), IGNORED)
+            return tokens, targets.index_fill(
+                0, torch.arange(len(prefix) - 1, device=targets.device), IGNORED
+            )
         parts = []
         for (label, _, _), each in zip(items, codes, strict=True):
-            parts += [each.new_tensor([self.label_token(1, label)]), each, each.new_tensor([layout.token("end")])]
+            parts += [
+                each.new_tensor([self.label_token(1, label)]),
+                each,
+                each.new_tensor([layout.token("end")]),
+            ]
         return shifted(torch.cat(parts), layout.span("label"))
 
     def coarse_prefix(self, semantic: Tokens) -> Tensor:
@@ -395,19 +406,21 @@ def shifted(row: Tensor, without_loss: tuple[int, int]) -> tuple[Tensor, Tensor]
 # ---- losses
 
 
-def spectra(waves: Float[Tensor, "batch 1 samples"], window: int, sample_rate: int) -> Tensor:
+def spectra(waveforms: Float[Tensor, "batch 1 samples"], window: int, sample_rate: int) -> Tensor:
     """Mel spectrograms of power, a sinusoid of full scale at about 1."""
-    x = F.pad(waves[:, 0], (window // 2, window // 2))
+    x = F.pad(waveforms[:, 0], (window // 2, window // 2))
     filters = mel_filterbank(window // 2 + 1, window // 16, sample_rate, 0.0, sample_rate / 2).to(x)
     return power_spectrogram(x, window, window // 4, window) @ filters / (3 / 8 * window)
 
 
-def codec_loss(waves: Tensor, output: CodecOutput, recipe: Recipe, sample_rate: int = 8000) -> dict[str, Tensor]:
+def codec_loss(
+    waveforms: Tensor, output: CodecOutput, recipe: Recipe, sample_rate: int = 8000
+) -> dict[str, Tensor]:
     """The equation above."""
-    l1 = F.l1_loss(output.reconstruction, waves)
-    spectral = waves.new_zeros(())
+    l1 = F.l1_loss(output.reconstruction, waveforms)
+    spectral = waveforms.new_zeros(())
     for window in WINDOWS:
-        a, b = (spectra(x, window, sample_rate) for x in (waves, output.reconstruction))
+        a, b = (spectra(x, window, sample_rate) for x in (waveforms, output.reconstruction))
         spectral = spectral + F.l1_loss((b + LOG_FLOOR).log(), (a + LOG_FLOOR).log()) / len(WINDOWS)
         # the root's slope at 0 has no limit
         spectral = spectral + F.l1_loss((b + 1e-9).sqrt(), (a + 1e-9).sqrt()) / len(WINDOWS)
@@ -459,8 +472,8 @@ def stage_loss(model: AudioLM, items: Sequence[Item], stage: str) -> float:
 
 
 def stage_metrics(model: AudioLM, train: Sequence[Item], items: Sequence[Item]) -> dict[str, float]:
-    """Of each stage `loss` in nats a token, `unigram`, that of a token by its frequency in training within its
-    codebook, and the `gain`, their difference."""
+    """Of each stage `loss` in nats a token, `unigram`, that of a token by its frequency in training within
+    its codebook, and the `gain`, their difference."""
     metrics = {}
     for stage, (_, layout) in stages_of(model).items():
         loss = stage_loss(model, items, stage)
@@ -498,13 +511,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "sample_rate": sample_rate,
         "data": data.description,
     }
-    waves, val_waves = ([r.wave for r in part] for part in (data.train, data.val))
+    waveforms, val_waveforms = ([r.wave for r in part] for part in (data.train, data.val))
     objective = partial(codec_loss, sample_rate=sample_rate)
     if recipe.tokenizers is None:
         generator = derive_generator(recipe.seed, SeedStream.CODEBOOK, KMEANS_DRAW)
-        padded = [pad_to_multiple(wave, model.hop).to(device) for wave in waves]
+        padded = [pad_to_multiple(wave, model.hop).to(device) for wave in waveforms]
         model.semantic.fit(padded, generator)
-        yield train_codec(model, recipe, waves, val_waves, objective, metadata)
+        yield train_codec(model, recipe, waveforms, val_waveforms, objective, metadata)
     else:
         load_tokenizers(model, recipe)
     yield from train_stages(model, recipe, data, metadata)
@@ -517,11 +530,7 @@ def train_stages(
     device, classes = next(model.parameters()).device, metadata["classes"]
     train, val = (tokenize_all(model, part, classes) for part in (data.train, data.val))
     speakers = [r.speaker or r.name for r in data.train]
-    steps = {
-        "semantic": recipe.semantic_steps,
-        "coarse": recipe.coarse_steps,
-        "fine": recipe.fine_steps,
-    }
+    steps = {"semantic": recipe.semantic_steps, "coarse": recipe.coarse_steps, "fine": recipe.fine_steps}
 
     def dropped(index: Sequence[int], generator: torch.Generator) -> list[Item]:
         """Recordings, some without their label."""
@@ -564,8 +573,8 @@ def train_stages(
                 objective = partial(codec_loss, sample_rate=metadata["sample_rate"])
                 of_codec = codec_metrics(model.codec, [r.wave for r in data.test], objective, recipe)
                 of_stages = stage_metrics(model, train, items)
-                kept = {name: value for name, value in of_codec.items() if name != "loss"}
-                return {"loss": of_stages[f"{names[-1]}_loss"]} | kept | of_stages
+                of_sounds = {name: value for name, value in of_codec.items() if name != "loss"}
+                return {"loss": of_stages[f"{names[-1]}_loss"]} | of_sounds | of_stages
 
             run.test = test
             run.report = partial(report, model, metadata, data.test)
@@ -679,15 +688,15 @@ def sample_fine(model: AudioLM, coarse: Sequence[Codes], options: dict[str, Any]
         deinterleave(layout, "fine", row[: chunk.shape[1] * books], books)
         for row, chunk in zip(found, parts, strict=True)
     ]
-    whole, number = [], 0
+    joined, number = [], 0
     for each in coarse:
         count = len(chunks(model, each))
-        whole.append(torch.cat([each, torch.cat(fine[number : number + count], 1)]))
+        joined.append(torch.cat([each, torch.cat(fine[number : number + count], 1)]))
         number += count
-    return whole
+    return joined
 
 
-def sample_waves(
+def sample_sounds(
     model: AudioLM,
     labels: Sequence[int | None],
     *,
@@ -714,11 +723,11 @@ def sample_waves(
             coarse += sample_coarse_at_once(model, before, label, count, options)
     codes = sample_fine(model, coarse, options)
     with eval_mode(model), torch.no_grad():
-        waves = [model.codec.decode_frames(each[None])[0, 0].cpu() for each in codes]
+        waveforms = [model.codec.decode_frames(each[None])[0, 0].cpu() for each in codes]
     # back into the order that was asked for
     order = sorted(range(len(labels)), key=lambda i: list(dict.fromkeys(labels)).index(labels[i]))
-    found: list[Wave] = [waves[0]] * len(waves)
-    for i, wave in zip(order, waves, strict=True):
+    found: list[Wave] = [waveforms[0]] * len(waveforms)
+    for i, wave in zip(order, waveforms, strict=True):
         found[i] = wave
     return found
 
@@ -765,13 +774,11 @@ def sample(
                    f"{longest / metadata['sample_rate']:.1f} are gone on after")  # fmt: skip
         before = tokenize_all(model, [Recording(wave[-longest:], "", "", "")], ())
         own = [wave]
-    waves = sample_waves(
-        model, labels, before=before, seed=seed, temperature=temperature, top_k=top_k
-    )
+    waveforms = sample_sounds(model, labels, before=before, seed=seed, temperature=temperature, top_k=top_k)
     if out is None:
-        return waves
+        return waveforms
     pause = torch.zeros(round(PAUSE * metadata["sample_rate"]))
-    joined = [piece for wave in waves for piece in ([*own, wave, pause])][:-1]
+    joined = [piece for wave in waveforms for piece in ([*own, wave, pause])][:-1]
     return [str(write_wave(torch.cat(joined), out, metadata["sample_rate"]))]
 
 
@@ -787,9 +794,12 @@ def report(model: AudioLM, metadata: dict[str, Any], recordings: Sequence[Record
             _, codes = model.tokenize(each.wave.to(device))
             rebuilt.append(model.codec.decode_frames(codes[None])[0, 0].cpu())
     labels = [classes.index(r.text) if r.text in classes else None for r in chosen]
-    samples = sample_waves(model, labels)
+    samples = sample_sounds(model, labels)
     columns = [
-        [(f"{name} {r.text[:20]}", wave) for name, wave in zip(("recorded", "coded", "sampled"), each, strict=True)]
+        [
+            (f"{name} {r.text[:20]}", wave)
+            for name, wave in zip(("recorded", "coded", "sampled"), each, strict=True)
+        ]
         for r, *each in zip(chosen, [r.wave for r in chosen], rebuilt, samples, strict=True)
     ]
     save_spectrograms([list(row) for row in zip(*columns, strict=True)], rate, folder / "spectrograms.png")
@@ -803,8 +813,8 @@ def report(model: AudioLM, metadata: dict[str, Any], recordings: Sequence[Record
 
 
 def evaluate(model: AudioLM, metadata: dict[str, Any], spec: str, *, held_out: bool) -> dict[str, Any]:
-    """What the run's test measures but for the codec's loss, on `spec`: its test split if `held_out`, else all
-    of its recordings. The unigrams are those of its own training split.
+    """What the run's test measures, on `spec`: its test split if `held_out`, else all of its recordings. The
+    unigrams are those of its own training split.
 
     Raises:
         BadInput: a data set that cannot be read.
@@ -815,14 +825,14 @@ def evaluate(model: AudioLM, metadata: dict[str, Any], spec: str, *, held_out: b
     objective = partial(codec_loss, sample_rate=metadata["sample_rate"])
     of_codec = codec_metrics(model.codec, [r.wave for r in part], objective, Recipe())
     of_stages = stage_metrics(model, train, items)
-    kept = {name: value for name, value in of_codec.items() if name != "loss"}
-    return {"loss": of_stages["fine_loss"]} | kept | of_stages | {"recordings": len(part)}
+    of_sounds = {name: value for name, value in of_codec.items() if name != "loss"}
+    return {"loss": of_stages["fine_loss"]} | of_sounds | of_stages | {"recordings": len(part)}
 
 
 def predict(model: AudioLM, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
-    """What is spoken in each recording, by Bayes' rule: the `label` under which its tokens are likeliest, with
-    its `probability` where all are as likely before; `log_prob` of the tokens in nats without a label, and the
-    codec's `snr` in dB.
+    """What is spoken in each recording, by Bayes' rule: the `label` under which its tokens are likeliest,
+    with its `probability` where all are as likely before; `log_prob` of the tokens in nats without a label,
+    and the codec's `snr` in dB.
 
     Args:
         inputs: sound files, or folders of them.
@@ -845,7 +855,7 @@ def predict(model: AudioLM, metadata: dict[str, Any], inputs: Sequence[Path | st
             answer |= {"label": metadata["classes"][best], "probability": float(posterior[best])}
         with torch.no_grad():
             x = pad_to_multiple(wave, model.hop)[None, None].to(next(model.parameters()).device)
-            snr = float(10 * torch.log10(x.square().sum() / (x - model.codec(x).reconstruction).square().sum()))
+            snr = float(signal_to_noise(x, model.codec(x).reconstruction))
         answers.append({**answer, "log_prob": float(log_prob[0]), "snr": snr})
     return answers
 
@@ -867,7 +877,7 @@ VARIANT_CONFIGS: dict[str, dict[str, Any]] = {
     "audiolm_8khz": {
         "codec": CODEC_8KHZ,
         "sizes": {"semantic_codes": 64},
-        "lm": {"width": 128, "depth": 3, "small_depth": 2, "heads": 4},
+        "lm": {"width": 96, "depth": 3, "small_depth": 2, "heads": 4},
     },
     "audiolm_tiny": {
         "codec": CODEC_TINY,

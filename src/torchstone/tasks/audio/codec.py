@@ -32,7 +32,7 @@ def pad_to_multiple(wave: Wave, size: int) -> Wave:
 def train_codec(
     model: Any,
     recipe: Any,
-    waves: Sequence[Wave],
+    waveforms: Sequence[Wave],
     val: Sequence[Wave],
     loss: Callable[[Tensor, CodecOutput, Any], dict[str, Tensor]],
     metadata: dict[str, Any],
@@ -44,16 +44,16 @@ def train_codec(
     and the `snr` of reconstructions in dB.
 
     Args:
-        loss: (waves, CodecOutput, recipe) -> metrics with the `loss` to minimize.
+        loss: (waveforms, CodecOutput, recipe) -> metrics with the `loss` to minimize.
     """
     codec: NeuralCodec = model.codec
     device = next(model.parameters()).device
     collected: list[tuple[Tensor, Tensor]] = []
 
     def objective(net: Any, batch: WaveBatch) -> dict[str, Tensor]:
-        output = net(batch.waves)
+        output = net(batch.waveforms)
         collected.append((output.z.detach(), output.quantized.codes))
-        return loss(batch.waves, output, recipe)
+        return loss(batch.waveforms, output, recipe)
 
     train_only(model, codec)
     step, state, _ = gradient_update(
@@ -65,7 +65,7 @@ def train_codec(
         forward_module=codec,
     )
     stream = state["stream"] = WaveBatches(
-        waves,
+        waveforms,
         codec.config.network.hop * max(1, round(recipe.crop_seconds * codec.config.frame_rate)),
         recipe.batch_size,
         books=codec.config.num_books,
@@ -78,7 +78,7 @@ def train_codec(
     def update(batch: WaveBatch) -> dict[str, Tensor]:
         if not bool(codec.quantizer.quantizers()[0].counts.any()):  # the first
             with torch.no_grad():
-                z = parallel.gather_rows(codec.encoder(batch.waves))
+                z = parallel.gather_rows(codec.encoder(batch.waveforms))
             generator = derive_generator(recipe.seed, SeedStream.CODEBOOK, INITIAL)
             codec.quantizer.initialize(z, generator)
         collected.clear()
@@ -96,7 +96,7 @@ def train_codec(
         best_metric=None,  # encoder, codebooks and decoder belong together: the last ones
         # whole sounds, one by one
         examples=Examples(
-            recipe.batch_size, len(waves), len(val), "sounds", evaluation=WHOLE_SOUND * len(val)
+            recipe.batch_size, len(waveforms), len(val), "sounds", evaluation=WHOLE_SOUND * len(val)
         ),
         state=state,
         steps=recipe.steps,
@@ -140,13 +140,13 @@ def update_codebooks(
 
 @torch.no_grad()
 def codec_metrics(
-    codec: NeuralCodec, waves: Sequence[Wave], loss: Callable[..., dict[str, Tensor]], recipe: Any
+    codec: NeuralCodec, waveforms: Sequence[Wave], loss: Callable[..., dict[str, Tensor]], recipe: Any
 ) -> dict[str, float]:
     """The loss and its terms, means over whole sounds; `snr`, `residual_error/N` and `code_perplexity/N`."""
     device, sums, chosen = next(codec.parameters()).device, {}, torch.zeros(0)
     size = codec.config.network.hop
     with eval_mode(codec):
-        for wave in waves:
+        for wave in waveforms:
             x = pad_to_multiple(wave, size)[None, None].to(device)
             output = codec(x)
             left = codec.quantizer.residuals(output.z, output.quantized.codes)
@@ -158,6 +158,6 @@ def codec_metrics(
             for q, r in enumerate(left[1:], 1):
                 terms[f"residual_error/{q}"] = float(r.square().mean() / power)
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value / len(waves)
+                sums[name] = sums.get(name, 0.0) + value / len(waveforms)
     perplexities = BookStatistics(chosen, chosen[..., None]).perplexities()
     return sums | {f"code_perplexity/{q}": float(each) for q, each in enumerate(perplexities, 1)}

@@ -140,11 +140,15 @@ def continue_tokens(
             barred = torch.ones_like(logits, dtype=torch.bool)
             for first, last in allowed(t):
                 barred[:, first:last] = False
-            chosen = filter_logits(logits.masked_fill(barred, -torch.inf), temperature=temperature, top_k=top_k)
+            chosen = filter_logits(
+                logits.masked_fill(barred, -torch.inf), temperature=temperature, top_k=top_k
+            )
             # drawn on the CPU: the same numbers on every device
             u = torch.rand(batch, 1, generator=generator, dtype=torch.float64)
             steps = chosen.softmax(1).double().cpu().cumsum(1)
-            picked = torch.searchsorted(steps, u * steps[:, -1:], right=True)[:, 0].clamp(max=lm.vocab_size - 1)
+            picked = torch.searchsorted(steps, u * steps[:, -1:], right=True)[:, 0].clamp(
+                max=lm.vocab_size - 1
+            )
             out[:, t] = torch.where(out[:, t] < 0, picked.to(out.device), out[:, t])
             if stop is not None:
                 out[is_over, t] = stop
