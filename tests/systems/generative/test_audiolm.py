@@ -14,10 +14,9 @@ from torchstone.data.audio.speech import read_speech
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
-from torchstone.parts.audio.token_layout import deinterleave
 from torchstone.systems.generative import audiolm
 from torchstone.tasks.audio.codec import train_only, update_codebooks
-from torchstone.tasks.audio.token_model import continue_tokens, nats, unigram_nats
+from torchstone.tasks.audio.token_model import TokenLayout, continue_tokens, deinterleave, nats, unigram_nats
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def test_semantic_tokens_are_the_nearest_clusters_of_log_mels_and_slopes():
 
 def test_unigrams_are_told_apart_by_book():
     """Half of one book's tokens are equally likely, and the other's are all the same: ln 2 / 2 a token."""
-    layout = audiolm.TokenLayout(a=2, b=2)
+    layout = TokenLayout(a=2, b=2)
     train = [(torch.zeros(4000), torch.tensor([0, 2, 1, 2] * 1000))]
     found = unigram_nats(layout, train, train, layout.sections().tolist())
     assert found == pytest.approx(0.3466, abs=2e-3)

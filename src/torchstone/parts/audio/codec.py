@@ -16,7 +16,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.audio.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
 from torchstone.parts.vae.residual_quantizer import ResidualQuantized, ResidualQuantizer
 
-Waves = Float[Tensor, "batch channels samples"]
+Waveforms = Float[Tensor, "batch channels samples"]
 Codes = Int64[Tensor, "batch books frames"]
 SILENCE = 1e-8  # added to a level that is divided by
 
@@ -80,7 +80,7 @@ class Encoded(NamedTuple):
 class CodecOutput(NamedTuple):
     """A reconstruction, the encoder's vectors, and what quantization made of them."""
 
-    reconstruction: Waves
+    reconstruction: Waveforms
     z: Float[Tensor, "batch dim frames"]
     quantized: ResidualQuantized
 
@@ -128,21 +128,21 @@ class NeuralCodec(nn.Module):
         outer = {name: value for name, value in values.items() if name not in network}
         return cls(CodecConfig(SEANetConfig(**inner), **outer))
 
-    def forward(self, waveforms: Waves, num_books: int | None = None) -> CodecOutput:
+    def forward(self, waveforms: Waveforms, num_books: int | None = None) -> CodecOutput:
         """A pass for training: gradients go straight through the quantizer."""
         z = self.encoder(waveforms)
         found = self.quantizer(z, num_books)
         return CodecOutput(self.decoder(found.vectors)[..., : waveforms.shape[-1]], z, found)
 
-    def encode_frames(self, waveforms: Waves, num_books: int | None = None) -> Codes:
+    def encode_frames(self, waveforms: Waveforms, num_books: int | None = None) -> Codes:
         """The codes of whole sounds, without chunks and levels."""
         return self.quantizer.encode(self.encoder(waveforms), num_books)
 
-    def decode_frames(self, codes: Codes) -> Waves:
+    def decode_frames(self, codes: Codes) -> Waveforms:
         """Sounds of `hop` samples a code."""
         return self.decoder(self.quantizer.decode(codes))
 
-    def encode(self, waveforms: Waves, num_books: int | None = None) -> Encoded:
+    def encode(self, waveforms: Waveforms, num_books: int | None = None) -> Encoded:
         """A sound as codes, chunk by chunk."""
         samples = waveforms.shape[-1]
         length, stride = self.chunk_samples(samples)
@@ -155,7 +155,7 @@ class NeuralCodec(nn.Module):
             codes.append(self.encode_frames(chunk, num_books))
         return Encoded(codes, scales if self.config.normalize else None, samples)
 
-    def decode(self, encoded: Encoded) -> Waves:
+    def decode(self, encoded: Encoded) -> Waveforms:
         """A sound of its codes; where chunks overlap, they are faded into each other."""
         _, stride = self.chunk_samples(encoded.samples)
         chunks = [self.decode_frames(each) for each in encoded.codes]

@@ -59,20 +59,21 @@ from torchstone.errors import BadInput
 from torchstone.hub.encodec import from_config, published, to_config, unpublished
 from torchstone.parts.audio.codec import CodecOutput, NeuralCodec
 from torchstone.parts.audio.spectrogram import deltas, mel_filterbank, power_spectrogram
-from torchstone.parts.audio.token_layout import TokenLayout, deinterleave, interleave
 from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.kmeans import kmeans, nearest
-from torchstone.parts.metrics.signal_to_noise import signal_to_noise
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.plots.spectrograms import save_spectrograms
 from torchstone.systems import Variant
 from torchstone.systems.transformer.gpt import GPT, GPTConfig
-from torchstone.tasks.audio.codec import codec_metrics, pad_to_multiple, train_codec
+from torchstone.tasks.audio.codec import codec_metrics, pad_to_multiple, signal_to_noise, train_codec
 from torchstone.tasks.audio.token_model import (
     Rows,
+    TokenLayout,
     continue_tokens,
     count_targets,
+    deinterleave,
+    interleave,
     make_stream,
     nats,
     train_tokens,
@@ -150,7 +151,14 @@ class Recipe:
 
 RECIPES = {
     # torchstone train audiolm
-    "characters": Recipe(),
+    "characters": Recipe(
+        steps=400,
+        batch_size=8,
+        semantic_steps=150,
+        coarse_steps=120,
+        fine_steps=100,
+        lm_batch_size=8,
+    ),
     # torchstone train audiolm/fsdd --data FOLDER
     "fsdd": Recipe(data="fsdd"),
     # torchstone train audiolm/no_semantic --data FOLDER --tokenizers runs/audiolm-fsdd    the ablation
@@ -202,8 +210,7 @@ class SemanticTokenizer(nn.Module):
 
     @torch.no_grad()
     def fit(self, waveforms: Sequence[Wave], generator: torch.Generator) -> float:
-        """Place the centers by k-means of the features of `waveforms`
-        Their mean squared distance, in variances.
+        """Place the centers by k-means; the mean squared distance to them, in variances.
 
         Raises:
             BadInput: fewer feature vectors than clusters.
@@ -280,9 +287,9 @@ class Sizes:
 
 
 class AudioLMOutput(NamedTuple):
-    """The codec's pass, and the logits of each stage for a sound's own tokens."""
+    """What the codec makes of sounds, and the logits of each stage for their own tokens."""
 
-    codec: CodecOutput
+    reconstruction: Float[Tensor, "batch 1 samples"]
     semantic: Float[Tensor, "batch time vocab"]
     coarse: Float[Tensor, "batch time vocab"]
     fine: Float[Tensor, "batch time vocab"]
@@ -341,7 +348,7 @@ class AudioLM(nn.Module):
             rows[2].append(self.fine_row(item[2][:, : self.sizes.chunk])[0])
         networks = (self.semantic_lm, self.coarse_lm, self.fine_lm)
         logits = [lm(torch.stack(each)) for lm, each in zip(networks, rows, strict=True)]
-        return AudioLMOutput(self.codec(waveforms), *logits)
+        return AudioLMOutput(self.codec(waveforms).reconstruction, *logits)
 
     def label_token(self, stage: int, label: int | None) -> int:
         return self.layouts[stage].token("label", self.sizes.classes if label is None else label)
@@ -770,8 +777,8 @@ def sample(
         wave = read_audio(prompt, metadata["sample_rate"])
         longest = model.hop * model.sizes.max_tokens
         if len(wave) > longest:
-            notify(f"{prompt}: of its {len(wave) / metadata['sample_rate']:.1f} s the last "
-                   f"{longest / metadata['sample_rate']:.1f} are gone on after")  # fmt: skip
+            seconds = longest / metadata["sample_rate"]
+            notify(f"{prompt} is long: its last {seconds:.1f} s are gone on after")
         before = tokenize_all(model, [Recording(wave[-longest:], "", "", "")], ())
         own = [wave]
     waveforms = sample_sounds(model, labels, before=before, seed=seed, temperature=temperature, top_k=top_k)
@@ -853,7 +860,7 @@ def predict(model: AudioLM, metadata: dict[str, Any], inputs: Sequence[Path | st
             posterior = log_prob[1:].softmax(0)
             best = int(posterior.argmax())
             answer |= {"label": metadata["classes"][best], "probability": float(posterior[best])}
-        with torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             x = pad_to_multiple(wave, model.hop)[None, None].to(next(model.parameters()).device)
             snr = float(signal_to_noise(x, model.codec(x).reconstruction))
         answers.append({**answer, "log_prob": float(log_prob[0]), "snr": snr})

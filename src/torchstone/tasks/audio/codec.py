@@ -13,15 +13,21 @@ from torchstone.data.audio.codec_batches import WaveBatch, WaveBatches
 from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
 from torchstone.parts.audio.codec import CodecOutput, NeuralCodec
-from torchstone.parts.metrics.signal_to_noise import signal_to_noise
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.parts.vae.residual_quantizer import BookStatistics, book_statistics
 from torchstone.tasks.optimization import gradient_update
 
 Wave = Float[Tensor, " _"]  # of any length: one signature has several
+LEAST_POWER = 1e-12  # so that silence has a ratio
 WHOLE_SOUND = 4.0  # work of a whole sound by itself, in crops of training
 INITIAL = -1  # the draw that k-means begins with, which no batch has
+
+
+def signal_to_noise(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """10 log₁₀ (Σ x² / Σ (x − y)²), in dB."""
+    signal, noise = x.square().sum(), (x - y).square().sum()
+    return 10 * torch.log10((signal + LEAST_POWER) / (noise + LEAST_POWER))
 
 
 def pad_to_multiple(wave: Wave, size: int) -> Wave:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchstone.parts.metrics.signal_to_noise import signal_to_noise
+from torchstone.tasks.audio.codec import signal_to_noise
 
 
 def test_decibels():

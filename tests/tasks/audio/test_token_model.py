@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.parts.audio.token_layout import TokenLayout, deinterleave, interleave
+from torchstone.tasks.audio.token_model import TokenLayout, deinterleave, interleave
 
 LAYOUT = TokenLayout(fine0=4, fine1=4, end=1, label=3)
 
