@@ -48,7 +48,7 @@ NAMES = {
     "memory_size circular_size reservoir_size policy_delay value_epochs cg_steps "
     "unroll_steps reward_support value_support "
     "episodes frames vae_steps vae_batch_size rnn_steps rnn_batch_size dream_steps population rollouts "
-    "eval_dreams prior_steps "
+    "eval_dreams prior_steps semantic_steps coarse_steps fine_steps lm_batch_size "
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
     "min_rollout_length max_rollout_length model_retain "
     "initial_size level_images",
@@ -64,11 +64,12 @@ NAMES = {
     "kl_tolerance commitment_weight importance_samples ortho_weight",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
-    "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr",
+    "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr lm_lr crop_seconds",
     SHARE: "style_mixing "
     "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
-    "keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio",
+    "keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio "
+    "pair_probability label_dropout lm_dropout",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change codebook_decay "
     "revive_below prior_ema_decay",
     Range(0, 1, has_low=False): "tau mask_prob",

@@ -152,12 +152,7 @@ class Recipe:
 RECIPES = {
     # torchstone train audiolm
     "characters": Recipe(
-        steps=400,
-        batch_size=8,
-        semantic_steps=150,
-        coarse_steps=120,
-        fine_steps=100,
-        lm_batch_size=8,
+        steps=400, batch_size=8, semantic_steps=150, coarse_steps=120, fine_steps=100, lm_batch_size=8
     ),
     # torchstone train audiolm/fsdd --data FOLDER
     "fsdd": Recipe(data="fsdd"),
