@@ -66,7 +66,7 @@ METRICS = {
     f"label_accuracy {SAMPLES}",
     "audiolm": "loss l1_loss spectral_loss commitment_loss snr code_perplexity/* residual_error/* "
     "semantic_loss semantic_unigram semantic_gain coarse_loss coarse_unigram coarse_gain fine_loss "
-    "fine_unigram fine_gain recordings",
+    "fine_unigram fine_gain",
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",
