@@ -371,8 +371,8 @@ FAMILIES = {
 }
 # as many of a kind as there are layers, distances, classes or numbers of examples
 NUMBERED = {
-    r"code_perplexity/(\d+)": Legend("perplexity of codebook {0}", "entries in use, were all used alike"),
-    r"residual_error/(\d+)": Legend("left over by {0} codebooks", "fraction of the vectors' power", "lower"),
+    r"code_perplexity/(.+)": Legend("perplexity of codebook {0}", "entries in use, were all used alike"),
+    r"residual_error/(.+)": Legend("left over by {0} codebooks", "fraction of the vectors' power", "lower"),
     r"accuracy/(.+)": Legend("accuracy with {0} shots", "mean over draws of them", "higher"),
     r"normalized_accuracy/(.+)": Legend("accuracy per character with {0} shots", "mean over draws", "higher"),
     r"calibrated_accuracy/(.+)": Legend(
