@@ -171,6 +171,9 @@ cyclegan: CycleGAN, 2017. Zhu, Park, Isola and Efros, arXiv:1703.10593
 vqvae: VQ-VAE, 2017. van den Oord, Vinyals and Kavukcuoglu, arXiv:1711.00937
     variants: vqvae vqvae_mnist vqvae_digits
     recipes: mnist5k cifar10 smoke
+audiolm: AudioLM, 2022. Borsos, Marinier, Vincent et al., arXiv:2209.03143
+    variants: audiolm_8khz audiolm_tiny encodec_24khz encodec_48khz
+    recipes: characters fsdd no_semantic smoke
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
     variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
     recipes: digits moons mnist5k cifar10 smoke
