@@ -26,6 +26,7 @@ RUNS = {
     "dit": ("dit/smoke", {}, {}),
     "dqn": ("dqn/smoke", {}, {}),
     "stylegan": ("stylegan/smoke", {}, {}),
+    "dalle3": ("dalle3/smoke", {}, {}),
 }
 
 

@@ -15,7 +15,7 @@ from torchstone.hub.state_dict_names import fuse_qkv, rename_keys, split_qkv
 from torchstone.parts.diffusion.process import DiffusersCompat, DiffusionProcess
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
-CLASS = "UNet2DModel"
+CLASSES = ("UNet2DModel", "PriorTransformer")  # of the second all else is in `hub/unclip.py`
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # field of `UNetConfig`: (diffusers' name, the default of its class)
 NUMBERS = {
@@ -101,8 +101,8 @@ def holds(folder: Path) -> bool:
 
 
 def _home(folder: Path) -> Path:
-    unet = folder / "unet"
-    return unet if unet.is_dir() else folder
+    parts = (folder / name for name in ("unet", "prior"))
+    return next((part for part in parts if part.is_dir()), folder)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -113,8 +113,8 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     home = _home(folder)
     config = hf_folder.read_json(home / "config.json")
-    if config.get("_class_name") != CLASS:
-        raise BadInput(f"{home} holds a {config.get('_class_name')}; implemented is {CLASS}")
+    if config.get("_class_name") not in CLASSES:
+        raise BadInput(f"{home} holds a {config.get('_class_name')}; implemented are {', '.join(CLASSES)}")
     _, tensors = hf_folder.read(home, WEIGHTS)
     for each in ("scheduler", "../scheduler", "."):
         file = folder / each / "scheduler_config.json"
@@ -202,7 +202,7 @@ def read_process(config: Mapping[str, Any]) -> DiffusionProcess:
     )
 
 
-def choice(config: Mapping[str, Any], name: str, known: Mapping[str, Any], default: str) -> Any:
+def choice(config: Mapping[str, Any], name: str, known: Mapping[Any, Any], default: Any) -> Any:
     """What we call the value of a setting.
 
     Raises:
@@ -210,7 +210,7 @@ def choice(config: Mapping[str, Any], name: str, known: Mapping[str, Any], defau
     """
     value = config.get(name, default)
     if value not in known:
-        raise BadInput(f"the config sets {name} = {value!r}; implemented are {', '.join(known)}")
+        raise BadInput(f"the config sets {name} = {value!r}; implemented are {', '.join(map(str, known))}")
     return known[value]
 
 

@@ -75,6 +75,36 @@ def random_autoencoders(count: int, seed: int = 0) -> Iterator[Any]:
         )
 
 
+def random_conditional_unets(count: int, seed: int = 0) -> Iterator[Any]:
+    """diffusers' `UNet2DConditionModel` sampled with a fixed seed: both kinds of blocks, one to three
+    resolutions, every switch that Stable Diffusion 1 and 2 differ in."""
+    rng = random.Random(seed)
+    for number in range(count):
+        groups, resolutions = rng.choice([2, 4]), 1 + number % 3
+        widths = sorted(2 * groups * rng.randint(1, 3) for _ in range(resolutions))
+        heads = {width: rng.choice([1, 2, groups]) for width in widths}
+        yield import_diffusers().UNet2DConditionModel(
+            sample_size=4 * 2 ** (resolutions - 1),
+            in_channels=rng.choice([4, 9]),
+            out_channels=4,
+            block_out_channels=tuple(widths),
+            down_block_types=tuple(rng.choice(["DownBlock2D", "CrossAttnDownBlock2D"]) for _ in widths),
+            up_block_types=tuple(rng.choice(["UpBlock2D", "CrossAttnUpBlock2D"]) for _ in widths),
+            layers_per_block=rng.choice([1, 2]),
+            downsample_padding=rng.choice([0, 1]),
+            norm_num_groups=groups,
+            norm_eps=rng.choice([1e-5, 1e-4]),
+            cross_attention_dim=rng.choice([6, 10]),
+            attention_head_dim=rng.choice([2, tuple(heads[width] for width in widths)]),
+            transformer_layers_per_block=rng.choice([1, 2]),
+            use_linear_projection=number % 2 == 1,
+            act_fn=rng.choice(["silu", "gelu"]),
+            freq_shift=rng.choice([0, 1]),
+            flip_sin_to_cos=rng.random() < 0.5,
+            center_input_sample=rng.random() < 0.3,
+        )
+
+
 def random_dits(count: int, seed: int = 0) -> Iterator[Any]:
     """diffusers' `DiTTransformer2DModel` sampled with a fixed seed. All blocks share one embedder,
     as in the paper, and the network itself drops no label."""

@@ -41,6 +41,7 @@ MODALITIES = {
     "seq2seq": "text",
     "vit": "images",
     "vlm": "images, text",
+    "dalle2": "images, text",
 }
 # one result per chapter, for the README
 HEADLINES = (
@@ -78,7 +79,8 @@ def index() -> str:
         "- [Get started](../README.md): install, train, resume, use",
         "- Guides: [images](guide/vision.md), [text](guide/text.md), [sequences](guide/sequences.md),",
         "  [generation](guide/generation.md), [agents](guide/agents.md), [games](guide/games.md),",
-        "  [games with hidden cards](guide/poker.md), [in Python](guide/python.md)",
+        "  [games with hidden cards](guide/poker.md), [training methods](guide/training.md),",
+        "  [in Python](guide/python.md)",
         "- [Your own data](data.md): every accepted format",
         "- [Results](results.md): what was measured, with seeds and spread",
         "- [Architecture](architecture.md): the tree, and where a new file goes",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchstone.data.sampler import itself
 from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
+from torchstone.data.vision.caption_batches import MixedCaptions
 from torchstone.data.vision.latent_batches import LatentBatches
 from torchstone.parts.seeding import SeedStream, derive_generator
 
@@ -41,7 +42,7 @@ class DiffusionBatches:
 
     def __init__(
         self,
-        batches: ImageBatches | LatentBatches,
+        batches: ImageBatches | LatentBatches | MixedCaptions,
         timesteps: int,
         *,
         make_context: MakeContext | None = None,

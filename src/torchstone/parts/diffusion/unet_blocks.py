@@ -176,7 +176,8 @@ class AttentionBlock(nn.Module):
 # ------------------------------------------------------------------------ stages, one a resolution
 
 MakeBlock = Callable[..., ResnetBlock]  # (in_channels, out_channels, resample=)
-MakeAttention = Callable[[int], AttentionBlock]  # (channels)
+# (channels) -> what is called with (maps, text, mask): an `AttentionBlock`, a `SpatialTransformer`
+MakeAttention = Callable[[int], nn.Module]
 
 
 class Stage(nn.Module):
@@ -189,7 +190,7 @@ class Stage(nn.Module):
     def __init__(
         self,
         blocks: Iterable[ResnetBlock],
-        attentions: Iterable[AttentionBlock],
+        attentions: Iterable[nn.Module],
         resize: nn.Module | None,
         *,
         is_up: bool,

@@ -41,7 +41,7 @@ def legend(metric: str, system: str | None = None) -> Legend | None:
     for pattern, title in FAMILIES.items():
         if match := re.fullmatch(pattern, name):
             *which, rest = match.groups()
-            inner = legend(rest)
+            inner = legend(rest, system)
             return inner and replace(inner, title=title.format(inner.title, *which), chance="")
     for pattern, family in NUMBERED.items():
         if match := re.fullmatch(pattern, name):
@@ -136,6 +136,13 @@ LEGENDS = {
     "histogram": Legend("bits per dimension of a histogram", "bits, to compare with", "lower"),
     "kde_loss": Legend("negative log-likelihood of a kernel density", "nats, to compare with", "lower"),
     "gap_to_kde": Legend("loss above that of a kernel density", NATS, "lower"),
+    # embeddings of pictures, out of texts
+    "cosine": Legend("cosine", "of the embedding that is predicted and the picture's", "higher", "0"),
+    "prior_cosine": Legend("cosine", "of the embedding that is sampled and the picture's", "higher", "0"),
+    "clip_r_at_10": Legend(
+        "CLIP-R at 10", "share of painted pictures with their caption among the nearest", "higher"
+    ),
+    "clip_r_at_10_data": Legend("CLIP-R at 10 of pictures of the data", "share, to compare with", "higher"),
     # samples
     "frechet_distance": Legend("Fréchet distance", "in features of a classifier of the data", "lower"),
     "frechet_distance_floor": Legend("Fréchet distance of halves", "between two halves of the real images"),
@@ -178,6 +185,10 @@ LEGENDS = {
     "confident_data": Legend(
         "confident real images", "fraction the classifier is 95 % sure of, to compare with"
     ),
+    "attribute_accuracy": Legend(
+        "accuracy of attributes", "mean over attributes of samples that show what was asked for", "higher"
+    ),
+    "caption_words": Legend("length of captions", "words and punctuation marks"),
     "label_accuracy": Legend(
         "label accuracy of samples", "fraction with the class asked for", "higher", "1/classes"
     ),
@@ -281,6 +292,15 @@ _RECURRENT_LOSS = Legend(
 _LABEL_LOSS = Legend("cross-entropy", "nats per masked token, or per label", "lower", "ln(choices)")
 _LABEL_ACCURACY = Legend("accuracy", "fraction of masked tokens, or labels, that is right", "higher")
 OF_SYSTEMS = {
+    ("dalle3", "loss"): Legend(
+        "training objective", "squared error of a pixel; of the captioner, nats per token", "lower"
+    ),
+    **{
+        ("dalle3", f"{name}_accuracy"): Legend(
+            f"accuracy of {name}", "fraction of samples that show what was asked for", "higher", "1/classes"
+        )
+        for name in ("color", "category", "side")
+    },
     ("mlp", "loss"): Legend(
         "training objective",
         "cross-entropy in nats of classes, standardized squared error of numbers",
@@ -325,6 +345,9 @@ OF_SYSTEMS = {
         "squared error of the average policy", "squared probability, weighted by iteration", "lower"
     ),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
+    ("dalle2", "loss"): Legend(
+        "denoising error", "squared, of √d embeddings and of standard noise; of CLIP, nats", "lower", "1"
+    ),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("dit", "loss"): Legend(
         "denoising error", "squared, of the latents; of the autoencoder, absolute", "lower"
@@ -332,6 +355,12 @@ OF_SYSTEMS = {
     ("dit", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
     ("dit", "l1_loss"): Legend("error of reconstructions", "mean |difference|, −1 to 1", "lower"),
     ("dit", "kl"): Legend("divergence of the latents from N(0, 1)", "nats per image"),
+    ("ldm", "loss"): Legend(
+        "denoising error", "squared, of the latents; of the autoencoder, absolute", "lower"
+    ),
+    ("ldm", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
+    ("ldm", "l1_loss"): Legend("error of reconstructions", "mean |difference|, −1 to 1", "lower"),
+    ("ldm", "kl"): Legend("divergence of the latents from N(0, 1)", "nats per image"),
     ("perceptron", "loss"): Legend(
         "perceptron criterion", "relative to the size of the weights", "lower", "1"
     ),
@@ -352,12 +381,19 @@ FAMILIES = {
     r"ridge_(.+)": "{0} of ridge regression, to compare with",
     r"boosting_(.+)": "{0} of gradient boosting, to compare with",
     r"image_to_text_(.+)": "{0}, of captions by their pictures",
+    r"text_(recall_at_.+)": "{0} by the text tower, to compare with",
+    r"prior_(recall_at_.+)": "{0} by the prior's embedding",
+    r"single_(recall_at_.+)": "{0} by a single embedding of the prior",
     r"novel_(.+)": "{0}, of drawings without a variant in training",
     r"nearest_word_(.+)": "{0} by the nearest words and pixels, to compare with",
     r"inception_(.+)": "{0} by Inception's features",
     r"ddim_(.+)": "{0} with DDIM",
     r"ddpm_(.+)": "{0} with all steps of DDPM",
     r"dream_(.+)": "{0} in the dream",
+    r"short_(.+)": "{0} with short prompts",
+    r"upsampled_(.+)": "{0} with upsampled short prompts",
+    r"real_(.+)": "{0} of real held-out images, to compare with",
+    r"majority_(.+_accuracy)": "{0} of the value most frequent in training, to compare with",
     r"guided_([\d.*]+)_(.+)": "{0} at guidance scale {1}",
 }
 # as many of a kind as there are layers, distances, classes or numbers of examples
@@ -377,6 +413,9 @@ NUMBERED = {
     ),
     r"(category|color|count|clock|emoji_clock|digit|parity)_accuracy": Legend(
         "accuracy of questions of {0}", "fraction of answers that is right", "higher"
+    ),
+    r"caption_(.+)_accuracy": Legend(
+        "accuracy of captions in {0}", "fraction that says what is true", "higher"
     ),
     r"iou_(.+)": Legend("intersection over union of {0}", FRACTION, "higher"),
 }

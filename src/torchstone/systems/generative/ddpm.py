@@ -27,7 +27,7 @@ channels; as in Grad-TTS (Popov et al. 2021, arXiv:2105.06337) it has a squared 
 
     ddpm_cifar10, ddpm_lsun256   Ho et al.'s two networks, as published (appendix B)
     ddpm_mnist, ddpm_digits      small ones for 28 × 28 and 8 × 8
-    ddpm_emoji                   for 32 × 32 in color, with a text encoder
+    ddpm_emoji, ddpm_emoji64     for 32 × 32 and 64 × 64 in color, with a text encoder
 
 What differs from the paper. The small networks fold 2 × 2 pixels into channels first (`patch`), a quarter
 of the cost, and predict v (Salimans and Ho 2022, arXiv:2202.00512) with the cosine schedule, which suits
@@ -45,7 +45,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from torchstone.data.vision.diffusion_batches import DiffusionBatch
@@ -270,6 +270,7 @@ class UNetConfig:
         center_input: images are 0..1, and are mapped to −1..1 here.
         num_classes: classes of a label given as `context`.
         null_label: one more label, for no condition.
+        context_width: of hidden states that `denoise` is given, without a text encoder; 0 for none.
     """
 
     widths: Sequence[int]
@@ -298,6 +299,7 @@ class UNetConfig:
     center_input: bool = False
     num_classes: int = 0
     null_label: bool = False
+    context_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -342,7 +344,7 @@ class UNet(nn.Module):
         self.shape = (channels, *((size, size) if isinstance(size, int) else size))
         self.activation = ACTIVATIONS[config.activation]
         embed_dim = config.time_embed_dim or 4 * width
-        context = 0 if text is None else text.width
+        context = config.context_width if text is None else text.width
         make_block = partial(
             ResnetBlock,
             embed_dim=embed_dim,
@@ -419,21 +421,44 @@ class UNet(nn.Module):
         t: Shaped[Tensor, " batch"],
         context: Int64[Tensor, "batch *tokens"] | None = None,
     ) -> Float[Tensor, "batch out height width"]:
-        config = self.config
-        x = 2 * x - 1 if config.center_input else x
-        shift, flip = config.freq_shift, config.flip_sin_to_cos
-        embedding = timestep_embedding(t, config.widths[0], freq_shift=shift, flip_sin_to_cos=flip)
-        e = self.time(embedding.to(x.dtype))
-        tokens = mask = text = None
+        e = self.embed_timestep(t, x.dtype)
+        tokens = mask = coarse = None
         if self.labels is not None:
             e = e + self.labels(self.null_context(len(x)) if context is None else context)
         elif self.text_encoder is not None and self.text_projection is not None:
             tokens, mask = self.text_encoder(self.null_context(len(x)) if context is None else context)
             text = masked_mean(tokens, mask)
             e = e + self.text_projection(text)
+            coarse = None if self.coarse_head is None else self.coarse_head(text)
+        return self.denoise(x, e, tokens, mask, coarse)
+
+    def embed_timestep(
+        self, t: Shaped[Tensor, " batch"], dtype: torch.dtype
+    ) -> Float[Tensor, "batch embed_dim"]:
+        config = self.config
+        shift, flip = config.freq_shift, config.flip_sin_to_cos
+        embedding = timestep_embedding(t, config.widths[0], freq_shift=shift, flip_sin_to_cos=flip)
+        return self.time(embedding.to(dtype))
+
+    def denoise(
+        self,
+        x: Float[Tensor, "batch channel height width"],
+        e: Float[Tensor, "batch embed_dim"],
+        tokens: Float[Tensor, "batch tokens context"] | None = None,
+        mask: Bool[Tensor, "batch tokens"] | None = None,
+        coarse: Float[Tensor, "batch channel coarse_height coarse_width"] | None = None,
+    ) -> Float[Tensor, "batch out height width"]:
+        """The output for an embedding of timestep and condition.
+
+        Args:
+            tokens, mask: hidden states that the attention blocks attend to, and where there are some.
+            coarse: of the `CoarseImageHead`.
+        """
+        config = self.config
+        x = 2 * x - 1 if config.center_input else x
         e = self.activation(e)
         x = F.pixel_unshuffle(x, config.patch) if config.patch > 1 else x
-        x = self.conv_in(x if self.coarse_head is None else torch.cat([x, self.coarse_head(text)], 1))
+        x = self.conv_in(x if coarse is None else torch.cat([x, coarse], 1))
         skips = [x]
         for stage in self.down:
             x = stage(x, e, skips, tokens, mask)
@@ -490,6 +515,23 @@ def make_variant(*, channels: int = 3, size: int = 32, **config: Any) -> Variant
 
 # of two resolutions, the coarser one has attention
 SMALL = {"attention": (False, True), "groups": 8}
+EMOJI: dict[str, Any] = {
+    "widths": (64, 128),
+    "attention": (False, True),
+    "patch": 2,
+    "head_width": 32,
+    "scale_shift": True,
+    "text_encoder": {
+        "vocab_size": 2000,
+        "max_length": 10,
+        "width": 128,
+        "depth": 1,
+        "heads": 4,
+        "dropout": 0.1,
+        "word_dropout": 0.2,
+    },
+    "coarse_head": 512,
+}
 VARIANTS = {
     "ddpm_cifar10": make_variant(
         widths=(128, 256, 256, 256), attention=(False, True, False, False), dropout=0.1
@@ -499,23 +541,8 @@ VARIANTS = {
     ),
     "ddpm_mnist": make_variant(**SMALL, widths=(48, 96), depth=1, channels=1, size=28, patch=2),
     "ddpm_digits": make_variant(**SMALL, widths=(32, 64), depth=1, channels=1, size=8),
-    "ddpm_emoji": make_variant(
-        widths=(64, 128),
-        attention=(False, True),
-        patch=2,
-        head_width=32,
-        scale_shift=True,
-        text_encoder={
-            "vocab_size": 2000,
-            "max_length": 10,
-            "width": 128,
-            "depth": 1,
-            "heads": 4,
-            "dropout": 0.1,
-            "word_dropout": 0.2,
-        },
-        coarse_head=512,
-    ),
+    "ddpm_emoji": make_variant(**EMOJI),
+    "ddpm_emoji64": make_variant(**EMOJI, size=64),
 }
 
 

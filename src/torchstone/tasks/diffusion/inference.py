@@ -238,6 +238,8 @@ def evaluate(
     Raises:
         BadInput: Inception is asked for, and the classes are not those the network knows.
     """
+    if "start_id" in metadata:
+        raise BadInput("a published network of prompts is sampled, not evaluated: give a run")
     device = next(model.parameters()).device
     data = load_data(metadata, source, device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]

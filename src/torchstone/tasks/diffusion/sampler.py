@@ -23,6 +23,7 @@ from torchstone.plots import sample_grid
 from torchstone.tasks.anomaly import check_finite
 
 Images = Float[Tensor, "batch channel height width"]
+Samples = Float[Tensor, "batch *shape"]  # images, or vectors
 Pixels = UInt8[Tensor, "count channel height width"]
 # one reverse step, such as `ddpm.p_sample`:
 # (denoise_fn, process, schedule, x_t, t, s, generator, eta) -> (x_s, x̂₀)
@@ -188,13 +189,13 @@ def classifier_input(x: Images, metadata: dict[str, Any]) -> Float[Tensor, "batc
 def sample_loop(
     p_sample: PSample,
     model: Any,
-    x_T: Images,
+    x_T: Samples,
     config: SamplingConfig = SamplingConfig(),
     *,
     denoise_fn: DenoiseFn | None = None,
     generator: torch.Generator | None = None,
     inpainting: Inpainting | None = None,
-) -> Iterator[tuple[Images, Images]]:
+) -> Iterator[tuple[Samples, Samples]]:
     """(x_s, x̂₀) after each sampling step, from the noise `x_T`.
 
     Args:
@@ -234,7 +235,7 @@ def full_timesteps(x: Tensor, timestep: int) -> Int64[Tensor, " batch"]:
     return torch.full((len(x),), timestep, device=x.device)
 
 
-def generate(p_sample: PSample, model: Any, x_T: Images, *args: Any, **kwargs: Any) -> Images:
+def generate(p_sample: PSample, model: Any, x_T: Samples, *args: Any, **kwargs: Any) -> Samples:
     """The end of `sample_loop`: images from −1 to 1."""
     ((x, _),) = deque(sample_loop(p_sample, model, x_T, *args, **kwargs), maxlen=1)
     return x
