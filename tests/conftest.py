@@ -23,8 +23,10 @@ RUNS = {
     "lenet5": ("lenet5/digits", {"steps": 150}, {"save": 40}),
     "gpt": ("gpt/smoke", {}, {}),
     "ddpm": ("ddpm/smoke", {}, {}),
+    "dit": ("dit/smoke", {}, {}),
     "dqn": ("dqn/smoke", {}, {}),
     "stylegan": ("stylegan/smoke", {}, {}),
+    "dalle3": ("dalle3/smoke", {}, {}),
 }
 
 

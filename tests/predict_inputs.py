@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-IMAGES = ("classify", "segment", "autoencode", "density", "answer")
+IMAGES = ("classify", "segment", "autoencode", "density", "answer", "diffuse")
 TEXTS = {
     "adding": "0.25 0.5* 0.125 0.75*",
     "copy": "3141582671",

@@ -41,6 +41,9 @@ GLOBAL = {
     ("parts/diffusion/text_encoder.py", "torch.rand"),  # dropout of words
     ("parts/recurrent/encoder_decoder.py", "torch.rand_like"),  # scheduled sampling
     ("parts/transformer/block_attention.py", "torch.randint"),  # the seed of the blocks of a new network
+    ("parts/dropout.py", "x.new_empty(x.shape).bernoulli_"),
+    ("parts/dropout.py", "x.new_empty(*x.shape[:2], rows, columns).bernoulli_"),  # of blocks
+    ("engine/update.py", "torch.randn_like"),  # noise in the gradient, on the device that it is on
 }
 
 

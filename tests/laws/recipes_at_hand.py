@@ -18,7 +18,7 @@ from torchstone.systems import CATALOGUE
 
 # what recipes name that is neither bundled nor generated: fetched from a hub, or a folder or file of one's own
 ELSEWHERE = ("hf:", "cifar10", "voc", "jsb-chorales", "fsdd", "ETTh1.csv", "adult")
-ELSEWHERE += ("emoji_artists", "horse2zebra", "facades")
+ELSEWHERE += ("emoji_artists", "horse2zebra", "facades", "imagenet")
 
 ON_SCREEN = ("Hopper", "HalfCheetah")  # what MuJoCo draws needs one
 
@@ -60,7 +60,7 @@ SLOW = frozenset(
         *("clip/openmoji", "clip/emoji", "clip/languages"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),
-        "vqvae/mnist5k",
+        *("vqvae/mnist5k", "dit/mnist5k", "ldm/emoji_text"),
         *("ppo/hopper", "ppo/lunarlander", "ppo/acrobot", "ppo/cartpole_memory", "dqn/acrobot", "ddpg/paper"),
         *("ctc/characters", "seq2seq/reverse", "gru/forecast", "lstm/copy"),
         *(

@@ -114,6 +114,22 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }
 
 
+def text_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The text tower of a folder that holds nothing else, as Stable Diffusion's `text_encoder` does.
+
+    Raises:
+        BadInput: another network; a setting that is not implemented; the message names it.
+    """
+    family = config.get("model_type", "clip_text_model")
+    if family != "clip_text_model":
+        raise BadInput(f"text_encoder is of model_type {family!r}; implemented here is clip_text_model")
+    stated = {key: value for key, value in config.items() if key != "architectures" and value is not None}
+    text = _tower(stated, TEXT, "text_encoder")
+    if isinstance(text["eos_id"], list):
+        raise BadInput(f"text_encoder sets eos_token_id = {text['eos_id']!r}; implemented here is one number")
+    return text
+
+
 def _tower_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     stated = {**(config.get(name) or {}), **(config.get(OLD[name]) or {})}
     return {key: value for key, value in stated.items() if value is not None}

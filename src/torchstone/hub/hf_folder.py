@@ -19,6 +19,7 @@ SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit"
 SYSTEMS |= {"albert": "albert", "distilbert": "distilbert", "longformer": "longformer", "clip": "clip"}
 SYSTEMS["big_bird"] = "bigbird"
 SYSTEMS |= {"UNet2DModel": "ddpm", "PriorTransformer": "dalle2"}  # diffusers gives a class name instead
+SYSTEMS |= {"DiTTransformer2DModel": "dit", "Transformer2DModel": "dit"}
 # settings that do not affect the network's output
 NEUTRAL = {
     "_attn_implementation",
@@ -232,9 +233,11 @@ def fetch(spec: str) -> Path:
     configs = ["*.json", "*.txt", "*.model"]
     try:
         tensors = ["model*.safetensors", "*diffusion_pytorch_model*.safetensors"]
+        tensors.append("text_encoder/model*.safetensors")
         folder = Path(snapshot_download(name, allow_patterns=[*configs, *tensors]))
         if not any(folder.rglob("*model*.safetensors")):
             pickles = ["pytorch_model*.bin", "*diffusion_pytorch_model*.bin"]
+            pickles.append("text_encoder/pytorch_model*.bin")
             folder = Path(snapshot_download(name, allow_patterns=[*configs, *pickles]))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, often of several lines
         reason = first_line(error)

@@ -9,7 +9,7 @@ from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput, first_line
 from torchstone.runs.execute import same_system
 from torchstone.runs.recipes import read_recipe
-from torchstone.runs.seeds import runs_of, seeds_of
+from torchstone.runs.seeds import holds_several, runs_of
 from torchstone.systems import System
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -151,10 +151,11 @@ def is_published(path: str | Path) -> bool:
 
 def _layout_of(path: str | Path) -> Path | None:
     """The folder, if it is one in Hugging Face layout."""
-    from torchstone.hub import diffusers, hf_folder
+    from torchstone.hub import diffusers, dit, hf_folder, stable_diffusion
 
     folder = hf_folder.fetch(str(path)) if str(path).startswith("hf:") else Path(path)
-    there = (folder / "config.json").exists() or diffusers.holds(folder)
+    layouts = (diffusers, dit, stable_diffusion)
+    there = (folder / "config.json").exists() or any(each.holds(folder) for each in layouts)
     published = there and not (folder / "recipe.json").exists()
     return folder if published else None
 
@@ -175,9 +176,12 @@ def from_layout(folder: Path) -> Published:
     Raises:
         BadInput: its config asks for what is not implemented; its weights do not fit.
     """
-    from torchstone.hub import diffusers, hf_folder
+    from torchstone.hub import diffusers, dit, hf_folder, stable_diffusion
 
-    config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
+    if stable_diffusion.holds(folder):
+        return _latent_diffusion(folder)
+    reader = next((each for each in (dit, diffusers) if each.holds(folder)), hf_folder)
+    config, tensors = reader.read(folder)
     try:
         entry = systems.find(hf_folder.system_of_config(config))[0]
         module = entry.module()
@@ -194,6 +198,37 @@ def from_layout(folder: Path) -> Published:
 
     load_weights(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
     return Published(model.eval(), config, entry, variant, arguments)
+
+
+def _latent_diffusion(folder: Path) -> Published:
+    """The model of a Stable Diffusion folder: a part at a time, since all of it twice takes too much memory.
+
+    Raises:
+        BadInput: as `from_layout`.
+    """
+    import warnings
+
+    import torch
+
+    from torchstone.hub import stable_diffusion
+    from torchstone.tasks.transfer import load_weights
+
+    entry = systems.find("ldm")[0]
+    try:
+        contents = stable_diffusion.read(folder)
+        with torch.device("meta"):
+            model = entry.module().latent_diffusion(**contents.model_config)
+    except BadInput as error:
+        raise BadInput(f"{folder}: {error}") from None
+    except MISMATCHED as error:
+        raise BadInput(f"{folder}: its config does not go together ({first_line(error)})") from None
+    for part, name in (("text_encoder", "text"), ("vae", "autoencoder"), ("unet", "unet")):
+        tensors, module = stable_diffusion.read_part(folder, part), getattr(model, name)
+        with warnings.catch_warnings():  # loading what has no memory yet only checks
+            warnings.simplefilter("ignore")
+            load_weights(module, tensors, f"the weights in {folder / part} do not fit")
+        module.load_state_dict(tensors, assign=True)
+    return Published(model.eval(), contents._asdict(), entry, "sd1", contents.model_config)
 
 
 def _refuse_huge(variant: str, arguments: dict[str, Any], tensors: "dict[str, torch.Tensor]") -> None:
@@ -269,8 +304,9 @@ def load_run(folder: Path, device: str = "cpu", *, last: bool = False):
     from torchstone.tasks.transfer import load_weights
 
     entry, _, _ = read_recipe(folder)
-    if seeds := seeds_of(folder):
-        raise BadInput(f"{folder} holds {len(seeds)} runs: name one, such as {runs_of(folder)[0]}")
+    if holds_several(folder):
+        runs = runs_of(folder)
+        raise BadInput(f"{folder} holds {len(runs)} runs: name one, such as {runs[0]}")
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     for complaint in complaints:
         notify(f"{complaint}: using {found.name}, step {meta['step']}")

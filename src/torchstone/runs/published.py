@@ -37,6 +37,8 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
     """
     _, config, entry, variant, model_config = loaded
     metadata = {"variant": variant, "model_config": model_config, "data": f"published in {folder}"}
+    if entry.name == "ldm":
+        return metadata | _latent_metadata(folder, config, loaded.model)
     if entry.name == "clip":
         return metadata | _image_text_metadata(folder, config, model_config)
     if entry.name == "vit":
@@ -49,16 +51,65 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
         )
     if "scheduler" not in config:
         notify(f"{folder} states no scheduler: DDPM's of 1,000 steps with linear betas is assumed")
-    return metadata | _diffusion_metadata(model_config)
+    return metadata | _diffusion_metadata(model_config, config)
 
 
-def _diffusion_metadata(model_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a U-Net: images of −1..1; labels by number, if it takes any."""
+def _diffusion_metadata(model_config: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a U-Net or a DiT: images of −1..1; labels, if it takes any, by their names or else by number."""
     channels, size = model_config["channels"], model_config["size"]
     picture = {"size": size, "channels": channels, "ink": False, "box": None, "native": size}
     picture |= {"mean": [0.5] * channels, "std": [0.5] * channels}
-    labels = [str(i) for i in range(model_config["num_classes"])]
+    names = config.get("id2label") or {}
+    labels = [str(names.get(str(i), i)) for i in range(model_config["num_classes"])]
     return {"task": "diffuse", "picture": picture, "sampling": {}} | ({"classes": labels} if labels else {})
+
+
+def _latent_metadata(folder: Path, config: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Of Stable Diffusion: pictures, prompts, and how samples are drawn.
+
+    Raises:
+        BadInput: its tokenizer lacks a token.
+    """
+    for note in config["notes"]:
+        notify(f"{folder}: {note}")
+    autoencoder = model.autoencoder.config
+    size, channels = model.shape[1] * autoencoder.downsampling, autoencoder.channels
+    picture = {"size": size, "channels": channels, "ink": False, "box": None, "native": size}
+    picture |= {"mean": [0.5] * channels, "std": [0.5] * channels}
+    return {
+        "task": "diffuse",
+        "picture": picture,
+        # what published pipelines take where nothing is said
+        "sampling": {"steps": 50, "sampler": config["solver"], "guidance_scale": 7.5},
+        "num_samples": 1,
+        "scheduler": config["scheduler"],
+        **_prompt_tokenizer(folder, model.text.config.max_length),
+    }
+
+
+def _prompt_tokenizer(folder: Path, length: int) -> dict[str, Any]:
+    """How texts become tokens: `tokenizer`, a JSON string, `length`, and the ids `start_id`, `end_id` and
+    `pad_id`.
+
+    Raises:
+        BadInput: a token is missing from the vocabulary.
+    """
+    from torchstone.data.text import tokenizers
+
+    tokenizer = tokenizers.load(folder / "tokenizer")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    stated = read_settings(folder / "tokenizer" / "special_tokens_map.json")
+    stated |= read_settings(folder / "tokenizer" / "tokenizer_config.json")
+    defaults = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    settings: dict[str, Any] = {"tokenizer": tokenizers.to_metadata(tokenizer), "length": length}
+    for role, name in (("bos_token", "start_id"), ("eos_token", "end_id"), ("pad_token", "pad_id")):
+        token = stated.get(role) or defaults[role]
+        token = str(token.get("content") if isinstance(token, dict) else token)
+        settings[name] = tokenizer.token_to_id(token)
+        if settings[name] is None:
+            raise BadInput(f"{folder}/tokenizer has no {token!r}, its {role}")
+    return settings
 
 
 def _image_metadata(folder: Path, config: Mapping[str, Any], model_config: dict[str, Any]) -> dict[str, Any]:

@@ -192,11 +192,21 @@ flowpp: Flow++, 2019. Ho, Chen, Srinivas et al., arXiv:1902.00275
     variants: flowpp_digits flowpp_digits_large flowpp_tiny flowpp_mnist flowpp_cifar10
     recipes: digits large mnist5k cifar10 smoke
 ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
-    variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
+    variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji ddpm_emoji64
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke
+ldm: Latent diffusion, 2021. Rombach, Blattmann, Lorenz et al., arXiv:2112.10752
+    variants: sd1 sd2 sd_inpaint ldm_emoji ldm_shapes
+    recipes: emoji_text smoke
 dalle2: DALL-E 2, 2022. Ramesh, Dhariwal, Nichol, Chu and Chen, arXiv:2204.06125
     variants: dalle2_emoji dalle2_tiny dalle2_prior
     recipes: openmoji text_only smoke
+dit: DiT, 2022. Peebles and Xie, arXiv:2212.09748
+    variants: dit_xl_2 dit_xl_4 dit_xl_8 dit_l_2 dit_l_4 dit_l_8 dit_b_2 dit_b_4 dit_b_8 dit_s_2 dit_s_4
+        dit_s_8 dit_mnist dit_digits
+    recipes: mnist5k imagenet smoke
+dalle3: DALL-E 3, 2023. Betker, Goh, Jing et al., OpenAI
+    variants: dalle3_emoji dalle3_tiny
+    recipes: openmoji half short_captions smoke
 """,
     "reinforcement": """
 reinforce: REINFORCE, 1992. Williams, Machine Learning 8:229

@@ -36,6 +36,9 @@ SWEEP = "frechet_distance precision recall confident_rate label_accuracy diversi
 KINDS = ("category", "color", "count", "clock", "emoji_clock", "digit", "parity")  # of questions
 ANSWERS = " ".join(f"{kind}_accuracy" for kind in KINDS)
 BLANK_ANSWERS = " ".join(f"blank_{kind}_accuracy" for kind in KINDS)
+CAPTION_ACCURACIES = "caption_color_accuracy caption_category_accuracy caption_side_accuracy"
+PROMPT_ACCURACIES = "attribute_accuracy color_accuracy category_accuracy side_accuracy"
+PROMPT_KINDS = ("", "short_", "upsampled_", "real_", "majority_")
 EQUILIBRIUM = "exploitability nash_conv game_value loss"
 AGENT = "return return_std episodic_return env_steps loss"
 
@@ -77,12 +80,17 @@ METRICS = {
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
     "glow": "loss bits_per_dimension histogram",
     "flowpp": "loss bits_per_dimension importance_bound histogram",
+    "dalle3": f"loss denoising_loss coarse_loss token_accuracy caption_words {CAPTION_ACCURACIES} "
+    + " ".join(f"{kind}{name}" for kind in PROMPT_KINDS for name in PROMPT_ACCURACIES.split()),
     "ddpm": f"loss denoising_loss coarse_loss bits_per_dimension {SAMPLES} label_accuracy confident_data "
     "match match_train nn_distance_ratio "
     + " ".join(f"{by}_{metric}" for by in ("guided_*", "ddim", "ddpm") for metric in SWEEP.split()),
     "dalle2": "loss logit_scale mean_reciprocal_rank recall_at_* image_to_text_recall_at_* cosine "
     "nearest_word_recall_at_* novel_recall_at_* text_recall_at_* prior_recall_at_* single_recall_at_* "
     "prior_cosine clip_r_at_10 clip_r_at_10_data match",
+    "ldm": "loss l1_loss kl mse psnr match match_train nn_distance_ratio",
+    "dit": f"loss l1_loss kl mse psnr reconstruction_frechet_distance {SAMPLES} label_accuracy "
+    "confident_data",
     "reinforce": f"{AGENT} value_loss entropy gradient_variance noise_scale",
     "a2c": f"{AGENT} value_loss entropy",
     "trpo": f"{AGENT} value_loss entropy kl step_fraction explained_variance",

@@ -209,6 +209,17 @@ def test_tokenize_prompt_refuses_unknown_words(prompt, message):
         tokenize_prompt(word_tokenizer(["smiling cat face"]), prompt, 5)
 
 
+def test_load_captioned_draws_shapes():
+    data = load_captioned("shapes", size=16)
+    sizes = [len(split) for split in (data.train, data.val, data.test)]
+    assert (sum(sizes), len(set(data.captions))) == (240, 240)
+    row = data.captions.index("large red square on the left")
+    split = next(each for each in (data.train, data.val, data.test) if row in each.labels.tolist())
+    image = split.images[split.labels.tolist().index(row)]
+    assert image[:, 8, 4].tolist() == [220, 40, 40]
+    assert image[:, 8, 12].tolist() == [255, 255, 255]
+
+
 def test_load_captioned_without_byte_order_marks(tmp_path):
     for listed in (False, True):
         folder = save_images(tmp_path / str(listed), listed=listed)

@@ -8,8 +8,10 @@ import torch
 from torchstone.parts.transformer.positions import (
     apply_rotary,
     relative_position_buckets,
+    sinusoidal_grid,
     sinusoidal_positions,
 )
+from torchstone.references.diffusers import import_diffusers
 from torchstone.references.transformers import import_transformers
 
 
@@ -58,3 +60,23 @@ def test_rotary_products_depend_on_distance_alone():
     rotated = pairs * torch.polar(torch.ones(5, 4).double(), angles)
     expected = torch.cat([rotated.real, rotated.imag], -1)
     assert float((apply_rotary(x) - expected).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(("side", "width"), [(1, 4), (3, 8), (5, 12)])
+def test_sinusoidal_grid_matches_diffusers(side, width):
+    import_diffusers()
+    from diffusers.models.embeddings import get_2d_sincos_pos_embed
+
+    expected = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
+    assert torch.equal(sinusoidal_grid(side, side, width), expected.float())
+
+
+def test_sinusoidal_grid_equals_its_formula():
+    table = sinusoidal_grid(2, 3, 8).unflatten(0, (2, 3))
+    for row in range(2):
+        for column in range(3):
+            for half, place in ((0, column), (4, row)):
+                for i in range(2):
+                    angle = place * 10_000 ** (-i / 2)
+                    assert table[row, column, half + i] == pytest.approx(math.sin(angle), abs=1e-6)
+                    assert table[row, column, half + 2 + i] == pytest.approx(math.cos(angle), abs=1e-6)

@@ -205,3 +205,20 @@ def test_sampling_config_from_metadata_understands_old_names():
 
 def test_full_timesteps_are_one_per_image():
     assert full_timesteps(torch.zeros(3, 1), 5).tolist() == [5, 5, 5]
+
+
+def test_guidance_leaves_further_channels_to_the_label():
+    """Those of a learned variance are not extrapolated."""
+
+    class WithVariance(GaussianDenoiser):
+        def forward(self, x, t, context=None):
+            output = super().forward(x, t, context)
+            return torch.cat([output, 2 * output], 1)
+
+    model = WithVariance()
+    x, t, label = torch.randn(3, 1, 2, 2), torch.tensor([5, 50, 150]), torch.tensor([0, 2, 2])
+    conditional, unconditional = model(x, t, label), model(x, t)
+    found = guided_denoiser(model, label, 3.0)(x, t)
+    expected = unconditional + 3 * (conditional - unconditional)
+    assert torch.allclose(found[:, :1], expected[:, :1], atol=1e-5)
+    assert torch.allclose(found[:, 1:], conditional[:, 1:], atol=1e-5)

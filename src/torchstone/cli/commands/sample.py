@@ -20,16 +20,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("run", metavar="RUN", help="a run's folder; with --weights the name of a network")
     add("--weights", metavar="FILE", help="published weights, in place of a run")
     add("--prompt", metavar="TEXT", help="prompt: the beginning of the text, or the image's caption")
+    add(
+        "--upsample", metavar="WHEN", help="DALL-E 3: rewrite a short prompt in detail: auto, always or never"
+    )
     add("--label", metavar="K", help="class label of the images (default: all in turn)")
     add("--from-label", metavar="K", help="path in latent space: the class it begins at, with --to-label")
     add("--to-label", metavar="K", help="the class that it ends at, or whose direction it takes")
     add("--image", metavar="FILE", help="the image, or folder of them, that it begins at (default: samples)")
-    add("--init-image", metavar="FILE", help="diffusion: the image that it begins at; alone, its variations")
+    add(
+        "--init-image",
+        metavar="FILE",
+        help="diffusion: image to begin with, in place of noise; DALL-E 2: alone, its variations",
+    )
     add("--to-image", metavar="FILE", help="diffusion: with --init-image, the image that a path leads to")
     add(
         "--from-prompt",
         metavar="TEXT",
         help="diffusion: with --init-image, its caption now, and --prompt then",
+    )
+    add("--negative-prompt", metavar="TEXT", help="latent diffusion: what guidance leads away from")
+    add(
+        "--strength",
+        metavar="X",
+        type=float,
+        help="how far an image is taken back to noise, 0 to 1 (default: 0.8; in-painting: 1)",
     )
     add("--inpaint-image", metavar="FILE", help="inpainting: the known image, with --mask")
     add("--mask", metavar="FILE", help="inpainting mask of its size, white where it is to be filled in")
@@ -52,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--classifier-scale", metavar="S", type=float, help="diffusion: scale of classifier guidance")
     add("--sampling-steps", metavar="N", type=positive, help="diffusion: number of sampling steps")
-    add("--sampler", metavar="NAME", help="diffusion: ddpm or ddim")
+    add("--sampler", metavar="NAME", help="diffusion: ddpm, ddim; latent: ddim, plms, dpm_solver++, euler")
+    add("--precision", metavar="P", help="latent diffusion: fp32, or bf16 at half the memory")
+    add("--attention-slices", metavar="N", type=positive, help="latent diffusion: attention in N parts")
     add("--eta", metavar="X", type=float, help="DDIM η: 0 deterministic, 1 as stochastic as DDPM")
     add("--truncation", metavar="X", type=float, help="GAN: truncation, 1 for none; less, fewer odd images")
     add(

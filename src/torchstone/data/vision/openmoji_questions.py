@@ -113,10 +113,20 @@ def name_color(
     image: UInt8[np.ndarray, "height width 3"], mask: UInt8[np.ndarray, "height width"]
 ) -> str | None:
     """The color of three fifths of the pixels inside the lines that are not white; None if there is none."""
+    shares = color_shares(image, mask)
+    best = max(shares, key=lambda name: shares[name], default="")
+    return best if best and shares[best] >= DOMINANT else None
+
+
+def color_shares(
+    image: UInt8[np.ndarray, "height width 3"], mask: UInt8[np.ndarray, "height width"]
+) -> dict[str, float]:
+    """The share of each color, by name, among the pixels inside the lines that are not white; nothing if
+    there are few such pixels. Skin, which has no name of these, is the empty one."""
     is_filled = (mask > 0) & (mask != LINE) & (image.min(2) < WHITE)
     colored = image[is_filled]
     if len(colored) < COLORED * mask.size:
-        return None
+        return {}
     hue, saturation, value = hsv(colored / 255.0)
     warm = (hue < 47) | (hue >= 330)
     names = np.select(
@@ -135,8 +145,7 @@ def name_color(
         "purple",
     )
     found, counts = np.unique(names, return_counts=True)
-    best = counts.argmax()
-    return str(found[best]) or None if counts[best] >= DOMINANT * len(colored) else None
+    return {str(name): int(count) / len(colored) for name, count in zip(found, counts, strict=True)}
 
 
 def hsv(rgb: Float[np.ndarray, "count 3"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

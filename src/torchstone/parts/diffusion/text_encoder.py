@@ -92,7 +92,8 @@ def masked_mean(
     text: Float[Tensor, "batch tokens width"], mask: Bool[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch width"]:
     """The mean hidden state of a text's tokens; short training learns to use it sooner than one token's."""
-    share = mask[..., None] / mask.sum(1)[:, None, None]
+    dtype = torch.promote_types(text.dtype, torch.float32)
+    share = mask[..., None].to(dtype) / mask.sum(1)[:, None, None]
     return (text * share).sum(1)
 
 

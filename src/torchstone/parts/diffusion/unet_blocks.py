@@ -68,7 +68,7 @@ class ResnetBlock(nn.Module):
 
     Args:
         in_channels, out_channels: where they differ, a 1×1 convolution projects the residual.
-        embed_dim: width of e, which is given with the activation applied.
+        embed_dim: width of e, which is given with the activation applied; None for no embedding.
         groups: of each group norm.
         scale_shift: (1 + a) norm₂(·) + b with (a, b) = W e, instead of the sum inside.
         resample: "down" or "up": resample both branches, before the first convolution.
@@ -79,7 +79,7 @@ class ResnetBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        embed_dim: int,
+        embed_dim: int | None,
         *,
         groups: int = 32,
         eps: float = 1e-6,
@@ -92,7 +92,7 @@ class ResnetBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time = nn.Linear(embed_dim, out_channels * (1 + scale_shift))
+        self.time = None if embed_dim is None else nn.Linear(embed_dim, out_channels * (1 + scale_shift))
         self.norm2 = nn.GroupNorm(groups, out_channels, eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels
@@ -101,17 +101,19 @@ class ResnetBlock(nn.Module):
         self.scale_shift, self.resample, self.divisor = scale_shift, resample, divisor
 
     def forward(
-        self, x: Maps, e: Float[Tensor, "batch embed_dim"]
+        self, x: Maps, e: Float[Tensor, "batch embed_dim"] | None = None
     ) -> Float[Tensor, "batch out_channel out_height out_width"]:
         h = self.activation(self.norm1(x))
         if self.resample:
             x, h = self._resample(x), self._resample(h)
-        h, embedding = self.conv1(h), self.time(e)[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = embedding.chunk(2, 1)
+        h = self.conv1(h)
+        if self.time is None:
+            h = self.norm2(h)
+        elif self.scale_shift:
+            scale, shift = self.time(e)[:, :, None, None].chunk(2, 1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + embedding)
+            h = self.norm2(h + self.time(e)[:, :, None, None])
         h = self.conv2(F.dropout(self.activation(h), self.dropout, self.training))
         h = self.carry(x) + h
         return h if self.divisor == 1 else h / self.divisor
@@ -174,7 +176,8 @@ class AttentionBlock(nn.Module):
 # ------------------------------------------------------------------------ stages, one a resolution
 
 MakeBlock = Callable[..., ResnetBlock]  # (in_channels, out_channels, resample=)
-MakeAttention = Callable[[int], AttentionBlock]  # (channels)
+# (channels) -> what is called with (maps, text, mask): an `AttentionBlock`, a `SpatialTransformer`
+MakeAttention = Callable[[int], nn.Module]
 
 
 class Stage(nn.Module):
@@ -187,7 +190,7 @@ class Stage(nn.Module):
     def __init__(
         self,
         blocks: Iterable[ResnetBlock],
-        attentions: Iterable[AttentionBlock],
+        attentions: Iterable[nn.Module],
         resize: nn.Module | None,
         *,
         is_up: bool,

@@ -41,7 +41,7 @@ def legend(metric: str, system: str | None = None) -> Legend | None:
     for pattern, title in FAMILIES.items():
         if match := re.fullmatch(pattern, name):
             *which, rest = match.groups()
-            inner = legend(rest)
+            inner = legend(rest, system)
             return inner and replace(inner, title=title.format(inner.title, *which), chance="")
     for pattern, family in NUMBERED.items():
         if match := re.fullmatch(pattern, name):
@@ -185,6 +185,10 @@ LEGENDS = {
     "confident_data": Legend(
         "confident real images", "fraction the classifier is 95 % sure of, to compare with"
     ),
+    "attribute_accuracy": Legend(
+        "accuracy of attributes", "mean over attributes of samples that show what was asked for", "higher"
+    ),
+    "caption_words": Legend("length of captions", "words and punctuation marks"),
     "label_accuracy": Legend(
         "label accuracy of samples", "fraction with the class asked for", "higher", "1/classes"
     ),
@@ -288,6 +292,15 @@ _RECURRENT_LOSS = Legend(
 _LABEL_LOSS = Legend("cross-entropy", "nats per masked token, or per label", "lower", "ln(choices)")
 _LABEL_ACCURACY = Legend("accuracy", "fraction of masked tokens, or labels, that is right", "higher")
 OF_SYSTEMS = {
+    ("dalle3", "loss"): Legend(
+        "training objective", "squared error of a pixel; of the captioner, nats per token", "lower"
+    ),
+    **{
+        ("dalle3", f"{name}_accuracy"): Legend(
+            f"accuracy of {name}", "fraction of samples that show what was asked for", "higher", "1/classes"
+        )
+        for name in ("color", "category", "side")
+    },
     ("mlp", "loss"): Legend(
         "training objective",
         "cross-entropy in nats of classes, standardized squared error of numbers",
@@ -336,6 +349,18 @@ OF_SYSTEMS = {
         "denoising error", "squared, of √d embeddings and of standard noise; of CLIP, nats", "lower", "1"
     ),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
+    ("dit", "loss"): Legend(
+        "denoising error", "squared, of the latents; of the autoencoder, absolute", "lower"
+    ),
+    ("dit", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
+    ("dit", "l1_loss"): Legend("error of reconstructions", "mean |difference|, −1 to 1", "lower"),
+    ("dit", "kl"): Legend("divergence of the latents from N(0, 1)", "nats per image"),
+    ("ldm", "loss"): Legend(
+        "denoising error", "squared, of the latents; of the autoencoder, absolute", "lower"
+    ),
+    ("ldm", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
+    ("ldm", "l1_loss"): Legend("error of reconstructions", "mean |difference|, −1 to 1", "lower"),
+    ("ldm", "kl"): Legend("divergence of the latents from N(0, 1)", "nats per image"),
     ("perceptron", "loss"): Legend(
         "perceptron criterion", "relative to the size of the weights", "lower", "1"
     ),
@@ -365,6 +390,10 @@ FAMILIES = {
     r"ddim_(.+)": "{0} with DDIM",
     r"ddpm_(.+)": "{0} with all steps of DDPM",
     r"dream_(.+)": "{0} in the dream",
+    r"short_(.+)": "{0} with short prompts",
+    r"upsampled_(.+)": "{0} with upsampled short prompts",
+    r"real_(.+)": "{0} of real held-out images, to compare with",
+    r"majority_(.+_accuracy)": "{0} of the value most frequent in training, to compare with",
     r"guided_([\d.*]+)_(.+)": "{0} at guidance scale {1}",
 }
 # as many of a kind as there are layers, distances, classes or numbers of examples
@@ -384,6 +413,9 @@ NUMBERED = {
     ),
     r"(category|color|count|clock|emoji_clock|digit|parity)_accuracy": Legend(
         "accuracy of questions of {0}", "fraction of answers that is right", "higher"
+    ),
+    r"caption_(.+)_accuracy": Legend(
+        "accuracy of captions in {0}", "fraction that says what is true", "higher"
     ),
     r"iou_(.+)": Legend("intersection over union of {0}", FRACTION, "higher"),
 }

@@ -1,4 +1,4 @@
-"""Position encodings: sinusoidal, T5's relative buckets, rotary, and interpolation of learned ones."""
+"""Position encodings: sinusoidal (line and grid), T5's relative buckets, rotary; learned ones resized."""
 
 import math
 
@@ -16,6 +16,24 @@ def sinusoidal_positions(length: int, width: int, base: float = 10_000.0) -> Flo
     table[:, 0::2] = (positions * frequencies).sin()
     table[:, 1::2] = (positions * frequencies[: width // 2]).cos()
     return table.to(torch.get_default_dtype())
+
+
+def sinusoidal_grid(rows: int, columns: int, width: int) -> Float[Tensor, "positions width"]:
+    """Fixed positions of a grid, row by row: the first half of the channels encodes the column, the second
+    the row, each as [sin p ω, cos p ω] with ω = 10000^(−i / (width/4)), i = 0 … width/4 − 1.
+
+    He et al. 2021 (MAE, arXiv:2111.06377), appendix A.1, in the order of the authors' code.
+    """
+    quarter = width // 4
+    omega = 10_000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+
+    def encode(count: int) -> Float[Tensor, "count half"]:
+        angles = torch.arange(count, dtype=torch.float64)[:, None] * omega
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+    row, column = encode(rows)[:, None], encode(columns)[None]
+    grid = torch.cat([column.expand(rows, -1, -1), row.expand(-1, columns, -1)], 2)
+    return grid.flatten(0, 1).to(torch.get_default_dtype())
 
 
 def relative_position_buckets(

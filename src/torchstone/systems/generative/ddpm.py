@@ -27,7 +27,7 @@ channels; as in Grad-TTS (Popov et al. 2021, arXiv:2105.06337) it has a squared 
 
     ddpm_cifar10, ddpm_lsun256   Ho et al.'s two networks, as published (appendix B)
     ddpm_mnist, ddpm_digits      small ones for 28 × 28 and 8 × 8
-    ddpm_emoji                   for 32 × 32 in color, with a text encoder
+    ddpm_emoji, ddpm_emoji64     for 32 × 32 and 64 × 64 in color, with a text encoder
 
 What differs from the paper. The small networks fold 2 × 2 pixels into channels first (`patch`), a quarter
 of the cost, and predict v (Salimans and Ho 2022, arXiv:2202.00512) with the cosine schedule, which suits
@@ -515,6 +515,23 @@ def make_variant(*, channels: int = 3, size: int = 32, **config: Any) -> Variant
 
 # of two resolutions, the coarser one has attention
 SMALL = {"attention": (False, True), "groups": 8}
+EMOJI: dict[str, Any] = {
+    "widths": (64, 128),
+    "attention": (False, True),
+    "patch": 2,
+    "head_width": 32,
+    "scale_shift": True,
+    "text_encoder": {
+        "vocab_size": 2000,
+        "max_length": 10,
+        "width": 128,
+        "depth": 1,
+        "heads": 4,
+        "dropout": 0.1,
+        "word_dropout": 0.2,
+    },
+    "coarse_head": 512,
+}
 VARIANTS = {
     "ddpm_cifar10": make_variant(
         widths=(128, 256, 256, 256), attention=(False, True, False, False), dropout=0.1
@@ -524,23 +541,8 @@ VARIANTS = {
     ),
     "ddpm_mnist": make_variant(**SMALL, widths=(48, 96), depth=1, channels=1, size=28, patch=2),
     "ddpm_digits": make_variant(**SMALL, widths=(32, 64), depth=1, channels=1, size=8),
-    "ddpm_emoji": make_variant(
-        widths=(64, 128),
-        attention=(False, True),
-        patch=2,
-        head_width=32,
-        scale_shift=True,
-        text_encoder={
-            "vocab_size": 2000,
-            "max_length": 10,
-            "width": 128,
-            "depth": 1,
-            "heads": 4,
-            "dropout": 0.1,
-            "word_dropout": 0.2,
-        },
-        coarse_head=512,
-    ),
+    "ddpm_emoji": make_variant(**EMOJI),
+    "ddpm_emoji64": make_variant(**EMOJI, size=64),
 }
 
 

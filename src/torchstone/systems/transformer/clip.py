@@ -330,12 +330,16 @@ class CLIPTextTower(nn.Module):
         self.final_norm = nn.LayerNorm(config.width, config.eps)
 
     def forward(
-        self, tokens: Int64[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None = None
+        self,
+        tokens: Int64[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        layer: int = -1,
     ) -> Float[Tensor, "batch time width"]:
         """Hidden states after the final norm.
 
         Args:
             mask: True where there is a token. Padding after the end needs none: no token sees what follows.
+            layer: −1 gives the states after the last block, −2 after the one before it, and so on.
 
         Raises:
             BadInput: more tokens than the network has positions.
@@ -351,7 +355,7 @@ class CLIPTextTower(nn.Module):
         if self.config.pooling == "mean":
             mask = self.up_to_end(tokens) if mask is None else mask & self.up_to_end(tokens)
         keys = None if mask is None else mask[:, None, None]
-        for block in self.layers:
+        for block in self.layers[: len(self.layers) + 1 + layer]:
             x = block(x, keys, causal=self.config.pooling == "end")
         return self.final_norm(x)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchstone.data.text.tokenizers import from_metadata
 from torchstone.data.vision.captioned import Captioned, load_captioned, token_ids, tokenize_prompt
-from torchstone.data.vision.dataset import ImageDataset, load_images
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images
 from torchstone.data.vision.preprocess import preprocess
 from torchstone.engine.console import notify
 from torchstone.errors import BadInput
@@ -27,6 +27,7 @@ from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import canvas
 from torchstone.plots.sample_grid import save_image_grid
+from torchstone.tasks.diffusion.autoencoder import reconstruction_metrics
 from torchstone.tasks.diffusion.sampler import (
     ClassifierGuidance,
     Inpainting,
@@ -124,6 +125,10 @@ def sample_request(
     count, label, prompt, out = request.num_samples, request.label, request.prompt, request.out
     sampling = request.sampling(SamplingConfig.from_metadata(metadata["sampling"]))
     inpainting = guidance = context = None
+    if has_autoencoder(model) and (request.inpaint_image is not None or request.classifier_scale is not None):
+        raise BadInput(
+            "this network denoises latents, not pixels: in-painting and classifier guidance cannot"
+        )
     if request.inpaint_image is not None and request.mask is not None:
         inpainting = load_inpainting(model, metadata["picture"], request)
     if request.classifier_scale is not None:
@@ -163,6 +168,11 @@ def sample_request(
             return [str(memorization.save_nearest_sheet(images, data, out, captions=[prompt] * count))]
     one_class_a_column = label is None and len(metadata.get("classes", ())) == 10
     return [str(save_image_grid(images, out, columns=10 if one_class_a_column else None))]
+
+
+def has_autoencoder(model: Any) -> bool:
+    """Whether it is latents that the network denoises."""
+    return getattr(model, "autoencoder", None) is not None
 
 
 def load_data(metadata: dict[str, Any], source: str, device: Any) -> ImageDataset | Captioned:
@@ -228,11 +238,18 @@ def evaluate(
     Raises:
         BadInput: Inception is asked for, and the classes are not those the network knows.
     """
+    if "start_id" in metadata:
+        raise BadInput("a published network of prompts is sampled, not evaluated: give a run")
     device = next(model.parameters()).device
     data = load_data(metadata, source, device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     images = torch.cat([s.take(torch.arange(len(s), device=device)) for s in splits])
-    metrics: dict[str, Any] = {"bits_per_dimension": bits_per_dim(model, images), "pictures": len(images)}
+    metrics: dict[str, Any] = {"pictures": len(images)}
+    if has_autoencoder(model):
+        everything = ImageSplit(torch.cat([split.labels for split in splits]), images)
+        metrics |= reconstruction_metrics(model.autoencoder, everything, metadata["picture"])
+    else:
+        metrics["bits_per_dimension"] = bits_per_dim(model, images)
     sampling = SamplingConfig.from_metadata(metadata["sampling"])
 
     def sample(num_samples: int, context: Tensor | None) -> Pixels:

@@ -20,6 +20,7 @@ from torchstone.metrics.classifier_features import FeatureClassifier, resize_for
 from torchstone.parts.diffusion.process import DenoiseFn, DiffusionProcess, NoiseSchedule, randn_like
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import sample_grid
+from torchstone.tasks.anomaly import check_finite
 
 Images = Float[Tensor, "batch channel height width"]
 Samples = Float[Tensor, "batch *shape"]  # images, or vectors
@@ -105,7 +106,11 @@ def guided_denoiser(model: Any, context: Tensor | None = None, guidance_scale: f
     def guided(x: Tensor, t: Tensor) -> Tensor:
         contexts = torch.cat([context, model.null_context(len(x))])
         conditional, unconditional = model(torch.cat([x, x]), torch.cat([t, t]), contexts).chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
+        guided = unconditional + guidance_scale * (conditional - unconditional)
+        if conditional.shape[1] == x.shape[1]:
+            return guided
+        # further channels say how wide the step is, which is not extrapolated
+        return torch.cat([guided[:, : x.shape[1]], conditional[:, x.shape[1] :]], 1)
 
     return guided
 
@@ -248,6 +253,7 @@ def sample_images(
     progress: bool = True,
 ) -> Pixels:
     """`count` images from the noise of `config.seed`, on the CPU; the same on every device but for rounding.
+    Latents, of a model that has an autoencoder, are decoded.
 
     Args:
         context: label or token ids of each image.
@@ -260,7 +266,7 @@ def sample_images(
     generator = torch.Generator().manual_seed(config.seed)
     x_T = torch.randn(count, *model.shape, generator=generator)
     steps = len(config.process(model.process).timestep_pairs(config.steps))
-    metadata = sample_grid.symmetric_range({"channels": model.shape[0]})
+    autoencoder = getattr(model, "autoencoder", None)
     images = []
     for rows in torch.arange(count).split(CHUNK_SIZE):
         condition = None if context is None else context[rows].to(device)
@@ -280,6 +286,10 @@ def sample_images(
         ((x, _),) = deque(track(loop, title, steps) if progress else loop, maxlen=1)
         if not torch.isfinite(x).all():
             raise BadInput("the samples are not finite: the network's weights are damaged, or diverged")
+        if autoencoder is not None:
+            with eval_mode(model), torch.no_grad():
+                x = check_finite(autoencoder.from_latents(x), "decoded samples")
+        metadata = sample_grid.symmetric_range({"channels": x.shape[1]})
         images.append(sample_grid.to_uint8(x, metadata).cpu())
     return torch.cat(images)
 

@@ -23,6 +23,13 @@ from torchstone.parts.diffusion.text_encoder import masked_mean
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import sample_grid
+from torchstone.tasks.diffusion.autoencoder import (
+    frechet_of_reconstructions,
+    latent_batches,
+    reconstruction_metrics,
+    save_sheet,
+    train_only,
+)
 from torchstone.tasks.diffusion.inference import bits_per_dim, guidance_sweep, plot_guidance_sweep
 from torchstone.tasks.diffusion.sampler import PSample, SamplingConfig, sample_images
 from torchstone.tasks.optimization import gradient_update
@@ -93,8 +100,7 @@ def load_conditioned_data(recipe: Any, model_config: dict[str, Any], device: tor
         "prediction_type": recipe.prediction_type,
     }
     model_config = {**model_config, "dropout": recipe.dropout, "process": process}
-    sampling = SamplingConfig(recipe.sampling_steps, recipe.sampler, guidance_scale=recipe.guidance_scale)
-    metadata: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "source": recipe.data}
+    metadata = sampling_metadata(recipe)
     size = model_config["size"]
     if recipe.condition == "text":
         if model_config.get("text_encoder") is None or model_config["channels"] != 3:
@@ -115,6 +121,24 @@ def load_conditioned_data(recipe: Any, model_config: dict[str, Any], device: tor
     model_config |= {"num_classes": num_classes, "null_label": True}
     metadata |= {"classes": list(data.classes)}
     return ConditionedData(data, model_config, label_context(num_classes), metadata)
+
+
+def sampling_metadata(recipe: Any) -> dict[str, Any]:
+    """How the recipe samples, and its data: what `sample` follows."""
+    sampling = SamplingConfig(recipe.sampling_steps, recipe.sampler, guidance_scale=recipe.guidance_scale)
+    return {"sampling": dataclasses.asdict(sampling), "source": recipe.data}
+
+
+def run_metadata(recipe: Any, conditioned: ConditionedData) -> dict[str, Any]:
+    """What a checkpoint has to hold, the same in every stage."""
+    return {
+        "task": "diffuse",
+        "variant": recipe.variant,
+        "model_config": conditioned.model_config,
+        "picture": sample_grid.symmetric_range(conditioned.data.metadata),
+        "data": conditioned.data.description,
+        **conditioned.metadata,
+    }
 
 
 def label_context(num_classes: int) -> MakeContext:
@@ -144,7 +168,8 @@ def train_diffusion(
     p_sample: PSample,
     classifier: Any,
 ) -> Run:
-    """A Run that trains `model` to denoise images at all timesteps; metrics are of the EMA weights.
+    """A Run that trains `model` to denoise images at all timesteps; metrics are of the EMA weights. Of a
+    model with a (trained) autoencoder it is the second stage, and denoises its latents.
 
     The recipe also states `sampler`, `sampling_steps` and `guidance_scale` of samples, and how many are
     evaluated at the end: `eval_samples`, and `guidance_sweep_samples` for each setting of the sweep.
@@ -170,12 +195,17 @@ def train_diffusion(
         denoising = denoising_loss(net, batch)
         return {"loss": denoising + coarse, "denoising_loss": denoising, "coarse_loss": coarse}
 
+    image_metadata = sample_grid.symmetric_range(data.metadata)
+    autoencoder = getattr(model, "autoencoder", None)
+    if autoencoder is None:
+        batches: Any = image_batches(recipe, data.train, image_metadata)
+    else:
+        train_only(model, autoencoder, but=True)
+        batches = latent_batches(autoencoder, recipe, data)
     has_coarse_head = getattr(model, "coarse_head", None) is not None
     update, state, eval_model = gradient_update(
         model, recipe.optim, loss_with_coarse_head if has_coarse_head else denoising_loss, steps=recipe.steps
     )
-    image_metadata = sample_grid.symmetric_range(data.metadata)
-    batches = image_batches(recipe, data.train, image_metadata)
     stream = DiffusionBatches(
         batches, len(schedule), make_context=make_context, cond_drop_prob=recipe.cond_drop_prob
     )
@@ -196,9 +226,14 @@ def train_diffusion(
         return sample(SHEET_SAMPLES, dataclasses.replace(sampling, sampler="ddim", steps=sheet_steps))
 
     def test() -> dict[str, float]:
-        images = data.test.take(torch.arange(len(data.test), device=device))
         metrics = {"loss": evaluation_loss(eval_model, data.test, denoising_loss, make_context)}
-        metrics["bits_per_dimension"] = bits_per_dim(eval_model, images)
+        if autoencoder is None:
+            images = data.test.take(torch.arange(len(data.test), device=device))
+            metrics["bits_per_dimension"] = bits_per_dim(eval_model, images)
+        else:
+            metrics |= reconstruction_metrics(autoencoder, data.test, image_metadata)
+            of_classes = classifier if recipe.eval_samples else None
+            metrics |= frechet_of_reconstructions(autoencoder, data, of_classes)
         count = recipe.eval_samples
         if feature_classifier is not None:
             real, labels = feature_classifier.extract_split(data.test), conditioned.cycle(count)[0]
@@ -206,7 +241,7 @@ def train_diffusion(
             metrics |= sample_metrics(fake, *real, target_labels=labels)
             metrics |= frechet_statement(fake.features, real[0].features, real[1])
             metrics["confident_data"] = float((real[0].probabilities.amax(1) >= 0.95).double().mean())
-            if count := recipe.guidance_sweep_samples:
+            if count := getattr(recipe, "guidance_sweep_samples", 0):
                 metrics |= guidance_sweep(
                     lambda config: sample(count, config),
                     feature_classifier,
@@ -230,6 +265,8 @@ def train_diffusion(
             memorization.save_nearest_sheet(sample(NEAREST_SAMPLES), data, file, captions=names)
         elif feature_classifier is not None:
             save_nearest_sheet(feature_classifier, sample(NEAREST_SAMPLES), data.train, file)
+        if autoencoder is not None:
+            save_sheet(autoencoder, data, folder)
         plot_guidance_sweep(run.results, folder / "guidance.png")
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
 
@@ -247,14 +284,7 @@ def train_diffusion(
         steps=recipe.steps,
         test=test,
         report=report,
-        metadata={
-            "task": "diffuse",
-            "variant": recipe.variant,
-            "model_config": conditioned.model_config,
-            "picture": image_metadata,
-            "data": data.description,
-            **conditioned.metadata,
-        },
+        metadata=run_metadata(recipe, conditioned),
     )
     return sample_grid.log_samples(run, sample_sheet, columns=10)
 
@@ -276,7 +306,7 @@ def evaluation_loss(
 ) -> float:
     """The mean loss over (up to `max_images` evenly chosen) images, with noise that is always the same and
     timesteps that are evenly spaced."""
-    device = split.labels.device
+    device, autoencoder = split.labels.device, getattr(model, "autoencoder", None)
     chosen = evenly_spaced(len(split), max_images or len(split))
     count = len(chosen)
     generator = torch.Generator().manual_seed(0)
@@ -287,6 +317,7 @@ def evaluation_loss(
         for part in torch.arange(count).split(batch_size):
             index = chosen[part].to(device)
             x = split.take(index).float() / 127.5 - 1
+            x = x if autoencoder is None else autoencoder.to_latents(x)
             epsilon = torch.randn(x.shape, generator=generator).to(device)
             labels = split.labels[index]
             dropped = torch.zeros_like(labels, dtype=torch.bool)

@@ -20,8 +20,6 @@ from torchstone.engine.console import track
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.metrics.classifier_features import save_nearest_sheet
-from torchstone.parts.indices import spread_over_classes
-from torchstone.parts.metrics.fidelity_diversity import frechet_distance
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.vae.vector_quantizer import Quantized, code_sums, perplexity
 from torchstone.plots.sample_grid import (
@@ -36,6 +34,13 @@ from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, NUM_PAIRS, evalua
 from torchstone.tasks.gan.inference import cycle_labels, grid_columns
 from torchstone.tasks.inference import class_index, list_files
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.reconstruction import (
+    CHUNK_SIZE,
+    psnr,
+    reconstruct,
+    reconstruction_distance,
+    save_reconstructions,
+)
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_load_classifier
 from torchstone.tasks.vision.stream import image_batches
 
@@ -43,10 +48,7 @@ Pixels = UInt8[Tensor, "count channel height width"]
 Images = Float[Tensor, "batch channel height width"]
 Labels = Int64[Tensor, " count"]
 
-CHUNK_SIZE = 500  # images at a time
 GRID_SIZE = 100  # samples on a grid
-COLUMNS = 12  # of the sheet of reconstructions
-RANGE = 2.0  # of normalized pixels, −1..1
 
 
 class Setup(NamedTuple):
@@ -147,7 +149,7 @@ def train_autoencoder(setup: Setup, loss: Callable[..., dict[str, Tensor]]) -> R
         return reconstruction_metrics(eval_model, data.test, picture)
 
     def report(folder: Path) -> None:
-        save_reconstructions(eval_model, data.test, picture, folder / "rebuilt.png")
+        save_reconstructions(eval_model, rebuild(eval_model), data.test, picture, folder / "rebuilt.png")
 
     return Run(
         stream=stream,
@@ -204,7 +206,9 @@ def train_prior(setup: Setup, loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
                 setup.classifier,
                 target_labels=labels,
             )
-            metrics |= reconstruction_distance(eval_model, [data.test], data, setup.classifier)
+            metrics |= reconstruction_distance(
+                eval_model, rebuild(eval_model), [data.test], data, setup.classifier
+            )
         return metrics
 
     def grid() -> Pixels:
@@ -213,7 +217,7 @@ def train_prior(setup: Setup, loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
     columns = grid_columns(eval_model)
 
     def report(folder: Path) -> None:
-        save_reconstructions(eval_model, data.test, picture, folder / "rebuilt.png")
+        save_reconstructions(eval_model, rebuild(eval_model), data.test, picture, folder / "rebuilt.png")
         if recipe.eval_samples:
             features = train_or_load_classifier(data, setup.classifier)
             pairs = sample_images(eval_model, NUM_PAIRS, picture)
@@ -237,12 +241,9 @@ def train_prior(setup: Setup, loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
     return log_samples(run, grid, columns=columns)
 
 
-@torch.no_grad()
-def reconstruct(model: Any, images: Pixels, picture: dict[str, Any]) -> Pixels:
-    """Images out of their symbols, on the CPU."""
-    with eval_mode(model):
-        parts = [model.decode(model.encode(normalize(x, picture))) for x in images.split(CHUNK_SIZE)]
-    return to_uint8(check_finite(torch.cat(parts), "reconstructions"), picture).cpu()
+def rebuild(model: Any) -> Callable[[Images], Images]:
+    """Images out of their symbols."""
+    return lambda x: model.decode(model.encode(x))
 
 
 @torch.no_grad()
@@ -259,18 +260,7 @@ def reconstruction_metrics(
             error += float((reconstruction - x).square().double().sum())
             chosen += torch.bincount(found.codes.flatten().cpu(), minlength=model.num_codes)
     mse = error / images.numel()
-    psnr = 10 * math.log10(RANGE**2 / max(mse, 1e-12))
-    return {"mse": mse, "psnr": psnr, "code_perplexity": float(perplexity(chosen))}
-
-
-def reconstruction_distance(
-    model: Any, splits: Sequence[ImageSplit], data: ImageDataset, classifier: ClassifierSpec
-) -> dict[str, float]:
-    """The Fréchet distance of reconstructions from the images that they are of."""
-    features, picture = train_or_load_classifier(data, classifier), symmetric_range(data.metadata)
-    images = torch.cat([all_images(split) for split in splits])
-    pair = (features.extract(each).features for each in (reconstruct(model, images, picture), images))
-    return {"reconstruction_frechet_distance": float(frechet_distance(*pair))}
+    return {"mse": mse, "psnr": psnr(mse), "code_perplexity": float(perplexity(chosen))}
 
 
 @torch.no_grad()
@@ -333,16 +323,6 @@ def sample_images(
             images = model.decode(model.prior.sample(u[rows].to(device), condition, temperature))
             parts.append(to_uint8(check_finite(images, "samples"), picture).cpu())
     return torch.cat(parts)
-
-
-def save_reconstructions(
-    model: Any, split: ImageSplit, picture: dict[str, Any], file: Path, rows: int = 4
-) -> None:
-    """Images, and below each what its symbols keep of it."""
-    chosen = spread_over_classes(split.labels, rows * COLUMNS).to(split.labels.device)
-    images = split.take(chosen)
-    pairs = zip(images.cpu().split(COLUMNS), reconstruct(model, images, picture).split(COLUMNS), strict=True)
-    save_image_grid(torch.cat([row for pair in pairs for row in pair]), file, columns=COLUMNS)
 
 
 def sample(
@@ -417,7 +397,7 @@ def evaluate(
         metrics |= evaluate_samples(
             sampler, data, classifier, splits, target_labels=labels, inception=inception
         )
-        metrics |= reconstruction_distance(model, splits, data, classifier)
+        metrics |= reconstruction_distance(model, rebuild(model), splits, data, classifier)
     return metrics | {"images": sum(map(len, splits))}
 
 
@@ -437,8 +417,8 @@ def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) 
         image = preprocess(file, picture).to(device)
         log_prob = check_finite(marginal(code_log_prob(model, image, picture)), "likelihoods").item()
         verdict = classify_score(log_prob, metadata.get("score_quantiles"))
-        psnr = reconstruction_metrics(model, image, picture)["psnr"]
-        answers.append({"input": str(file), **verdict, "log_prob": log_prob, "psnr": psnr})
+        decibels = reconstruction_metrics(model, image, picture)["psnr"]
+        answers.append({"input": str(file), **verdict, "log_prob": log_prob, "psnr": decibels})
     return answers
 
 
@@ -447,7 +427,7 @@ def explain(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str], 
     device, rows = next(model.parameters()).device, []
     for file in list_files(inputs):
         image = preprocess(file, metadata["picture"]).to(device)
-        reconstruction = reconstruct(model, image, metadata["picture"])
+        reconstruction = reconstruct(model, rebuild(model), image, metadata["picture"])
         image = image.byte().cpu()
         rows += [image, reconstruction, (image.int() - reconstruction.int()).abs().byte()]
     save_image_grid(torch.cat(rows), out, columns=3)
