@@ -487,10 +487,10 @@ def sample(
         weights: a published file; `path` then is the name of a network (`stylegan2_ffhq`).
         options: the system's own, such as `prompt`, `num_samples`, `seed`, `max_new_tokens`, `temperature`,
             `top_k` and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label`,
-            `truncation` and `out="sheet.png"`, or a film, `out="film.gif"`.
+            `truncation` and `out="sheet.png"`, or a film, `out="film.gif"`; of sound `out="seven.wav"`.
     """
     if options.get("out") is not None:
-        _writable(Path(options["out"]), (".mid", ".midi", ".png", ".gif"), "sample")
+        _writable(Path(options["out"]), (".mid", ".midi", ".wav", ".png", ".gif"), "sample")
     if weights is None:
         model, metadata, entry = load_any(_path(path), device, last=last)
     else:

@@ -41,6 +41,10 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
         return metadata | _latent_metadata(folder, config, loaded.model)
     if entry.name == "clip":
         return metadata | _image_text_metadata(folder, config, model_config)
+    if entry.name == "audiolm":
+        raise BadInput(
+            f"{folder} holds a codec, which only codes and decodes sounds: use it in Python, by ts.load"
+        )
     if entry.name == "vit":
         return metadata | _image_metadata(folder, config, model_config)
     if entry.name in ("bert", "albert", "distilbert", "longformer", "bigbird", "gpt", "t5"):
