@@ -687,7 +687,7 @@ TYPES: dict[str, Any] = {
     ),
     **dict.fromkeys(("top_k", "seed"), int),
     **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask", "search"), str),
-    **dict.fromkeys(("negative_prompt", "init_image", "precision"), str),
+    **dict.fromkeys(("negative_prompt", "init_image", "to_image", "from_prompt", "precision"), str),
     **dict.fromkeys(("image", "from_label", "to_label", "to", "mix_styles"), str),
 }
 

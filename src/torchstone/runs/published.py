@@ -49,6 +49,10 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
         return metadata | _image_metadata(folder, config, model_config)
     if entry.name in ("bert", "albert", "distilbert", "longformer", "bigbird", "gpt", "t5"):
         return metadata | _text_metadata(folder, entry.name, config, model_config)
+    if entry.name == "dalle2":
+        raise BadInput(
+            f"{folder} holds a prior alone, without CLIP and a decoder: load it in Python, by ts.load"
+        )
     if "scheduler" not in config:
         notify(f"{folder} states no scheduler: DDPM's of 1,000 steps with linear betas is assumed")
     return metadata | _diffusion_metadata(model_config, config)
