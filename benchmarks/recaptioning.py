@@ -15,17 +15,20 @@ import csv
 import json
 import os
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from torchstone import api
 from torchstone.runs.augment import interval
+from torchstone.systems.generative.ddpm import p_sample
+from torchstone.tasks.diffusion.recaption import decoder_tokens
+from torchstone.tasks.diffusion.sampler import SamplingConfig, sample_images
 
 MIXTURES = {"short_captions": 0.0, "half": 0.5, "openmoji": 0.95}
 KINDS = {"": "description", "short_": "short", "upsampled_": "upsampled"}
@@ -118,21 +121,22 @@ def draw_sheet(folders: dict[str, Path], prompts: list[str], file: Path, samples
     step = samples * (CELL + 2) + 10
     sheet = Image.new("RGB", (TEXT + len(folders) * step, 20 + len(prompts) * (CELL + 4)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for row, prompt in enumerate(prompts):
+        text = "\n".join(textwrap.wrap(prompt, 40))
+        pen.multiline_text((4, 28 + row * (CELL + 4)), text, "black", font)
     for column, (recipe, folder) in enumerate(folders.items()):
         left = TEXT + column * step
         pen.text((left, 4), f"{MIXTURES[recipe]:.0%} synthetic", "black", font)
-        for row, prompt in enumerate(prompts):
-            top = 20 + row * (CELL + 4)
-            words = prompt.split()
-            half = (len(words) + 1) // 2
-            pen.multiline_text(
-                (4, top + 8), f"{' '.join(words[:half])}\n{' '.join(words[half:])}", "black", font
-            )
-            images = api.sample(folder, prompt=prompt, num_samples=samples, upsample="never")
-            for i, image in enumerate(images):
-                pixels = Image.fromarray(torch.as_tensor(image).numpy().transpose(1, 2, 0))
-                large = pixels.resize((CELL, CELL), Image.Resampling.NEAREST)
-                sheet.paste(large, (left + i * (CELL + 2), top))
+        model: Any = api.load(folder)
+        # as in the evaluation, words that a decoder does not know are its unknown token
+        context = decoder_tokens(model.metadata, [prompt for prompt in prompts for _ in range(samples)])
+        config = SamplingConfig.from_metadata(model.metadata["sampling"])
+        images = sample_images(p_sample, model.decoder, len(context), config, context=context)
+        for number, image in enumerate(images):
+            row, i = divmod(number, samples)
+            pixels = Image.fromarray(image.numpy().transpose(1, 2, 0))
+            large = pixels.resize((CELL, CELL), Image.Resampling.NEAREST)
+            sheet.paste(large, (left + i * (CELL + 2), 20 + row * (CELL + 4)))
     sheet.save(file)
 
 

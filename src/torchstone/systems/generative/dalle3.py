@@ -121,9 +121,9 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train dalle3
+    # torchstone train dalle3                  about a minute of a core   attribute_accuracy 0.43 (real 0.90)
     "openmoji": Recipe(),
-    # the same with half of the captions, and none, by the captioner
+    # the same with half of the captions, and none, by the captioner: 0.26 and 0.14
     "half": Recipe(synthetic_caption_ratio=0.5),
     "short_captions": Recipe(synthetic_caption_ratio=0.0),
     # for tests: seconds

@@ -312,7 +312,8 @@ def write_captions(setup: Setup) -> tuple[Run, CaptionWriter]:
     Metrics: `caption_words` of a caption, and by attribute the share of captions that say what is true.
     """
     data = setup.data
-    images = torch.cat([split.take(torch.arange(len(split))) for split in (data.train, data.val)])
+    both = (data.train, data.val)
+    images = torch.cat([each.take(torch.arange(len(each))) for each in both])
     labels = torch.cat([data.train.labels, data.val.labels]).tolist()
     writer, stream = CaptionWriter(setup, images, labels), RowChunks(len(labels), CHUNK)
     steps = -(-len(labels) // CHUNK)
