@@ -29,6 +29,7 @@ COMMANDS = {
     "play": "play a game against a run's agent, or let it play: returns with their spread, and a video",
     "export": "export a run's model to ONNX, torch.export or a Hugging Face folder",
     "compare": "compare runs: a table, and their curves in one picture",
+    "claims": "put what the field says to the test: experiments with figures and verdicts",
     "verify": "check published figures and parity with references; exit 1 if any fails",
 }
 LAST_HELP = "use the weights of the last step, not the best ones by validation"
