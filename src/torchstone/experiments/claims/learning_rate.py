@@ -21,7 +21,7 @@ CLAIM = Claim(
     minutes=1,
     seeds=(0, 1, 2, 3, 4),
 )
-RATES = tuple(10.0**exponent for exponent in (-4, -3.5, -3, -2.5, -2, -1, 0, 1))
+RATES = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 10.0)
 OPTIMIZERS = {
     "SGD": {"optimizer": "sgd", "momentum": 0.0},
     "momentum": {"optimizer": "sgd", "momentum": 0.9},

@@ -30,6 +30,7 @@ CLAIM = Claim(
     minutes=4,
 )
 HIDDEN = (8, 32, 128, 512)
+TOLERANCE = 0.01  # of accuracy, within which two are equal
 CONVOLUTION, LOCAL = "convolution", "weights of each position"
 
 
@@ -103,8 +104,15 @@ def judge(rows: list[Row]) -> Verdict:
         f"{name} {mean[name]:.3f} with {parameters[name]:,} parameters" for name in (CONVOLUTION, LOCAL, best)
     )
     is_smaller = parameters[CONVOLUTION] < min(parameters[LOCAL], parameters[best])
-    does = is_smaller and all(d.is_above_zero for d in differences)
-    return Verdict("holds" if does else "not seen here", finding, differences)
+    local, dense = differences
+    if not (is_smaller and dense.is_above_zero):
+        return Verdict("not seen here", finding, differences)
+    if local.is_above_zero:
+        return Verdict("holds", finding, differences)
+    if local.margin is not None and local.mean - local.margin > -TOLERANCE:
+        condition = f"parameters are what counts, for it is as good without sharing: {finding}"
+        return Verdict("holds only when", condition, differences)
+    return Verdict("not seen here", finding, differences)
 
 
 def draw(rows: list[Row]) -> Any:
