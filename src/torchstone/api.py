@@ -25,8 +25,16 @@ from torchstone.runs.load import (
     load_weights_file,
 )
 from torchstone.runs.lock import locked, locked_free
-from torchstone.runs.recipes import check, checked_intervals, read_recipe, read_recipe_file, recipe_of, today
-from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
+from torchstone.runs.recipes import (
+    check,
+    checked_intervals,
+    optimizer_fields,
+    read_recipe,
+    read_recipe_file,
+    recipe_of,
+    today,
+)
+from torchstone.runs.seeds import create_fold_folder, create_seed_folder, holds_several, resume_seeds, runs_of
 from torchstone.systems import System
 
 if TYPE_CHECKING:  # they import torch
@@ -37,9 +45,11 @@ __all__ = [
     "augment",
     "compare",
     "create",
+    "diagnose",
     "evaluate",
     "export",
     "export_hf",
+    "find_lr",
     "list_data",
     "list_systems",
     "load",
@@ -95,6 +105,7 @@ def train(
     best_metric: str | None = ...,
     quiet: bool = ...,
     seeds: None = ...,
+    folds: None = ...,
     **fields: Any,
 ) -> "torchstone.engine.run.Run": ...
 
@@ -112,6 +123,25 @@ def train(
     best_metric: str | None = ...,
     quiet: bool = ...,
     seeds: int,
+    folds: None = ...,
+    **fields: Any,
+) -> dict[str, Any]: ...
+
+
+@overload
+def train(
+    name: str | None = None,
+    *,
+    config: str | Path | None = ...,
+    out: str | Path | None = ...,
+    overwrite: bool = ...,
+    epochs: float | None = ...,
+    intervals: Mapping[str, Any] | None = ...,
+    patience: int | None = ...,
+    best_metric: str | None = ...,
+    quiet: bool = ...,
+    seeds: None = ...,
+    folds: int,
     **fields: Any,
 ) -> dict[str, Any]: ...
 
@@ -128,10 +158,12 @@ def train(
     best_metric: str | None = None,
     quiet: bool = False,
     seeds: int | None = None,
+    folds: int | None = None,
     **fields: Any,
 ) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Train `SYSTEM[/RECIPE]` and return its (last) `Run`, with `results` and `folder` filled in; with
-    `seeds` that many runs, one after another, and the record of them all (`runs/seeds.py`) instead.
+    `seeds` that many runs, one after another, and the record of them all (`runs/seeds.py`) instead; with
+    `folds` one run for each fold of cross-validation, likewise.
 
     Args:
         config: a run's `recipe.json`, in place of the name: its fields and intervals, so that the run is had
@@ -159,7 +191,7 @@ def train(
         if name is not None:
             raise BadInput(f"a recipe file names its system: leave out {name!r}, or leave out the file")
         entry, recipe_name, recipe, saved = read_recipe_file(Path(config))
-        recipe = replace_fields(recipe, today(entry, recipe, fields))
+        recipe = replace_fields(recipe, optimizer_fields(recipe, today(entry, recipe, fields)))
         check(recipe, entry)
     elif name is None:
         raise BadInput("train what? Give a system, or config, the recipe.json of a run")
@@ -168,7 +200,9 @@ def train(
     stopping = {"patience": patience, "best_metric": best_metric}
     given = {name: value for name, value in stopping.items() if value is not None}
     intervals = checked_intervals({**saved.get("intervals", {}), **(intervals or {}), **given})
-    seeds = _positive("seeds", seeds)
+    seeds, folds = _positive("seeds", seeds), _positive("folds", folds)
+    if folds == 1 or (folds and seeds):
+        raise BadInput("cross-validation has at least two folds" if folds == 1 else "give folds or seeds")
     from torchstone.engine import parallel
     from torchstone.engine.console import notify
     from torchstone.engine.device import select_device
@@ -186,7 +220,7 @@ def train(
         parallel.barrier()  # all have looked before the first one writes
         folder = Path()
         if parallel.rank() == 0:
-            several = "" if seeds is None else f"-{seeds}-seeds"
+            several = f"-{folds}-folds" if folds else "" if seeds is None else f"-{seeds}-seeds"
             default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
             folder = stack.enter_context(locked_free(default) if out is None else locked(Path(out)))
         folder = parallel.gather(folder)[0]
@@ -196,6 +230,11 @@ def train(
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
             create_seed_folder(folder, entry, recipe_name, recipe, intervals, seeds)
+            return resume_seeds(folder, quiet=quiet)
+        if folds is not None:
+            if parallel.world_size() > 1:
+                raise BadInput("several folds are trained by one process each: leave torchrun out")
+            create_fold_folder(folder, entry, recipe_name, recipe, intervals, folds)
             return resume_seeds(folder, quiet=quiet)
         if saved.get("changes"):
             notify(
@@ -207,6 +246,39 @@ def train(
         )
         run.predict = partial(predict, folder)
         return run
+
+
+def find_lr(name: str, *, out: str | Path | None = None, **fields: Any) -> dict[str, Any]:
+    """Train `SYSTEM[/RECIPE]` while its learning rate grows, see where the loss falls fastest, and train
+    nothing else: `lr`, the `rates`, `losses` and `smoothed` losses of the curve, and `picture`, its file.
+
+    Args:
+        out: a folder for the picture and the curve (`lr_finder.png`, `lr_finder.json`); without it
+            `runs/SYSTEM-RECIPE-lr`, numbered if there is one.
+        fields: fields of the recipe, such as `batch_size=64`.
+
+    Raises:
+        BadInput: something asked for is wrong, or the system has not one optimizer; nothing is written then.
+    """
+    from torchstone.engine.lr_finder import find_lr as curve_of
+    from torchstone.plots.lr_finder import draw_lr_curve
+    from torchstone.runs.folder import write_json
+
+    entry, recipe_name, recipe = recipe_of(name, fields)
+    if not hasattr(recipe, "optim"):
+        raise BadInput(f"{entry.name} has no optimizer whose learning rate could be looked for")
+    if out is not None:
+        refuse_occupied(Path(out), False)
+    curve = curve_of(next(iter(entry.module().build(recipe))))
+    default = Path("runs") / f"{entry.name}-{recipe_name}-lr"
+    with locked_free(default) if out is None else locked(Path(out)) as folder:
+        picture = folder / "lr_finder.png"
+        title = f"{entry.name}/{recipe_name}, {recipe.optim.optimizer}"
+        draw_lr_curve(curve, recipe.optim.lr, title, picture)
+        found = {"lr": curve.suggestion, "recipe_lr": recipe.optim.lr, **curve._asdict()}
+        del found["suggestion"]
+        write_json(folder / "lr_finder.json", found)
+    return {**found, "picture": picture}
 
 
 def resume(
@@ -231,7 +303,7 @@ def resume(
     """
     folder, steps = _path(path), _positive("steps", steps)
     data, device = checked("data", str | None, data), checked("device", str | None, device)
-    if seeds_of(folder):
+    if holds_several(folder):
         if data is not None or steps is not None:
             raise BadInput(f"{folder} holds several runs: resume one of them with other data or more steps")
         with locked(folder):
@@ -693,6 +765,21 @@ def compare(
         _writable(Path(out), (".png", ".pdf", ".svg", ".jpg"), "compare")
     folders = [run for path in several for run in runs_of(_path(path))]
     return draw(folders, None if out is None else Path(out))
+
+
+def diagnose(path: str | Path, *, out: str | Path | None = None, batches: int = 16) -> dict[str, Any]:
+    """Draw what a run's network looks like in training: the loss around its last weights, activations and
+    gradients by layer, and the noise scale of the gradient, in rows of a batch (`interpret/
+    training_diagnostics.py`). Returns `loss`, `noise_scale` (None where the batches cannot tell), `batch` and
+    the `pictures`.
+
+    Raises:
+        BadInput: no run, none with one network and one optimizer, or its data have changed since.
+    """
+    from torchstone.runs.diagnose import diagnose as diagnose_run
+
+    out = checked("out", str | None, out)
+    return diagnose_run(_path(path), None if out is None else Path(out), batches=batches)
 
 
 def verify(name: str | None = None) -> "list[torchstone.verify.Check]":

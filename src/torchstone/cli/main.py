@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "export a run's model to ONNX, torch.export or a Hugging Face folder",
     "compare": "compare runs: a table, and their curves in one picture",
     "claims": "put what the field says to the test: experiments with figures and verdicts",
+    "diagnose": "pictures of a run in training: loss landscape, gradients and activations by layer, noise",
     "verify": "check published figures and parity with references; exit 1 if any fails",
 }
 LAST_HELP = "use the weights of the last step, not the best ones by validation"

@@ -9,7 +9,7 @@ from typing import Any
 from torchstone.engine import old_names
 from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import field_paths, get_field, short_name
-from torchstone.runs.recipes import comments, refuse_steps
+from torchstone.runs.recipes import comments, refuse_optimizer, refuse_steps
 
 
 def add_fields(group, recipe: Any) -> set[str]:
@@ -52,6 +52,7 @@ def by_new_names(words: list[str], system: str, recipe: Any) -> list[str]:
             option, equals, value = word.partition("=")
             name = option[2:].replace("-", "_")
             refuse_steps(system, [name], known)
+            refuse_optimizer(system, [name], known)
             new = old_names.new_fields(system, [name], known).get(name, name)
             if new != name:
                 new_option = f"--{new.replace('_', '-')}"

@@ -63,8 +63,8 @@ def _verb(system: str, metadata: dict[str, Any]) -> str:
 
 
 def print_seed_summary(record: dict[str, Any]) -> None:
-    count = len(record["seeds"])
-    print(f"{count} seeds, {sum(record['seconds']):.1f} s of training")
+    what = f"{record['folds']} folds" if "folds" in record else f"{len(record['seeds'])} seeds"
+    print(f"{what}, {sum(record['seconds']):.1f} s of training")
     for name, each in record["metrics"].items():
         low, high = each["interval"]
         print(

@@ -51,7 +51,7 @@ NAMES = {
     "eval_dreams prior_steps "
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
     "min_rollout_length max_rollout_length model_retain "
-    "initial_size level_images",
+    "initial_size level_images lr_period lr_period_mult",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "cycle_weight identity_weight l1_weight pool_size r1_weight path_weight ada_images "
@@ -61,17 +61,17 @@ NAMES = {
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
     "cg_damping target_sigma target_noise_clip line_search_steps "
     "reanalyse value_coef model_patience model_weight_decay rollout_growth_start rollout_growth_end "
-    "kl_tolerance commitment_weight importance_samples ortho_weight",
+    "kl_tolerance commitment_weight importance_samples ortho_weight l1_decay grad_noise lr_patience",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
-    "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr",
+    "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr max_grad_value",
     SHARE: "style_mixing "
     "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
     "keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change codebook_decay "
-    "revive_below prior_ema_decay",
-    Range(0, 1, has_low=False): "tau mask_prob",
+    "revive_below prior_ema_decay swa_start",
+    Range(0, 1, has_low=False): "tau mask_prob lr_decay",
     Range(0, 1, has_low=False, has_high=False): "noise_density quantiles line_search_shrink holdout_ratio",
     Range(2, 256): "pixel_levels",
     Range(0, 2**63, has_high=False): "seed",

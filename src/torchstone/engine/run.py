@@ -35,7 +35,9 @@ Metrics = Mapping[str, Tensor | float]
 @runtime_checkable
 class Stateful(Protocol):
     """What a run's state consists of. An item may also have `attach(folder)`, which `fit` calls before it
-    loads a checkpoint: then it may save what is too large for a checkpoint in the run folder itself."""
+    loads a checkpoint: then it may save what is too large for a checkpoint in the run folder itself. It may
+    have `on_validation(metrics, metric)`, which `fit` calls after an evaluation, with the metric by which the
+    best weights are kept."""
 
     def state_dict(self) -> dict: ...
     def load_state_dict(self, state: dict, /) -> Any: ...
@@ -254,6 +256,12 @@ def fit(
 
         numbers = compute("val", with_hooks)
         best.consider(progress.step, numbers, run.calibration)
+        if best.metric is not None:
+            alike = parallel.gather(dict(numbers))[0]  # all processes decide alike
+            for item in run.state.values():
+                follow = getattr(item, "on_validation", None)
+                if follow is not None:
+                    follow(alike, best.metric)
         keep_results("val", best.metrics or numbers)
         is_last = progress.step == run.steps or best.is_exhausted
         if is_last and run.evaluate_all is not None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -23,21 +23,42 @@ Loss = Callable[[Any], Tensor | Mapping[str, Tensor]]
 class OptimConfig:
     """How a loss is minimized: the fields that every recipe with an optimizer shares, as `recipe.optim`."""
 
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"  # optimizer
+    optimizer: Literal[
+        "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lion", "muon"
+    ] = "adam"  # optimizer; sgd is with Nesterov's momentum unless momentum is 0
+    optimizer_implementation: Literal["torch", "reference"] = "torch"  # torch's, or as its equations
     lr: float = 1e-3  # peak learning rate
-    momentum: float = 0.9  # momentum of SGD and RMSprop
-    beta1: float = 0.9  # Adam β1 (first-moment decay)
-    beta2: float = 0.999  # Adam β2 (second-moment decay)
+    momentum: float = 0.9  # momentum of SGD, RMSprop and Muon
+    beta1: float = 0.9  # Adam β1 (first-moment decay), Lion's too
+    beta2: float = 0.999  # Adam β2 (second-moment decay), Lion's too
     eps: float = 1e-8  # Adam ε, added to the denominator
-    weight_decay: float = 0.0  # weight decay
+    weight_decay: float = 0.0  # weight decay: L2 penalty of the loss, decoupled in adamw, lion and muon
+    l1_decay: float = 0.0  # L1 penalty of the weights that weight decay is for
     lr_schedule: Literal[
-        "constant", "cosine", "linear", "constant_linear", "poly", "step", "inverse_root"
+        "constant",
+        "cosine",
+        "linear",
+        "constant_linear",
+        "poly",
+        "step",
+        "inverse_root",
+        "exponential",
+        "warm_restarts",
+        "one_cycle",
+        "plateau",
     ] = "cosine"  # learning-rate schedule after warm-up
+    lr_period: int | None = None  # steps between falls of step, exponential; of warm_restarts' first cycle
+    lr_period_mult: int = 2  # warm_restarts: how much longer each cycle is than the one before
+    lr_decay: float = 0.1  # factor of a fall of step, exponential and plateau
+    lr_patience: int = 3  # plateau: evaluations without a better one before the rate falls
     warmup_ratio: float = 0.0  # fraction of steps of linear warm-up
     min_lr_ratio: float = 0.0  # final learning rate as a fraction of the peak
     max_grad_norm: float | None = None  # gradient clipping: largest norm, none for no limit
+    max_grad_value: float | None = None  # gradient clipping: largest value of an element, none for no limit
+    grad_noise: float = 0.0  # gradient noise: η of its variance η/(1+t)^0.55, 0 for none
     grad_accum_steps: int = 1  # gradient accumulation: micro-batches per update
     ema_decay: float = 0.0  # EMA decay of the weights that are evaluated, 0 for no average
+    swa_start: float | None = None  # stochastic weight averaging: from which share of the steps on
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # mixed precision of the forward pass
     compile: bool = False  # torch.compile the loss
 
@@ -56,6 +77,12 @@ class GradientUpdate:
         grad_accum_steps: split the batch along its first dimension into so many micro-batches; the
             gradient is that of the whole batch, however uneven the last one is.
         max_grad_norm: largest norm of the whole gradient; the norm before clipping is logged.
+        max_grad_value: largest absolute value of an element of the gradient, before the norm is clipped.
+        l1_decay: λ of the penalty λ·Σ|w| of matrices and filters, whose gradient is added; `loss` is
+            logged without it.
+        grad_noise: η of the Gaussian noise of variance η/(1 + t)^0.55 that is added to the clipped gradient
+            of update t = 0, 1, … (Neelakantan et al. 2015, arXiv:1511.06807, equation 1). Then put the
+            update into the run's `state`: it holds t.
         precision: `fp32`, `bf16`, or `fp16` (then put the update into the run's `state`: it holds
             the loss scale); `auto` is bf16 where the device has it, else fp32.
         ema: `(average, model)`: the average is updated from the model after each step.
@@ -75,6 +102,9 @@ class GradientUpdate:
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
         grad_accum_steps: int = 1,
         max_grad_norm: float | None = None,
+        max_grad_value: float | None = None,
+        l1_decay: float = 0.0,
+        grad_noise: float = 0.0,
         precision: str = "fp32",
         ema: tuple[AveragedModel, nn.Module] | None = None,
         replica: nn.Module | None = None,
@@ -85,6 +115,9 @@ class GradientUpdate:
         self.loss = torch.compile(loss) if compile else loss
         self.optimizer, self.lr_scheduler, self.ema = optimizer, lr_scheduler, ema
         self.grad_accum_steps, self.max_grad_norm = grad_accum_steps, max_grad_norm
+        self.max_grad_value, self.l1_decay, self.grad_noise = max_grad_value, l1_decay, grad_noise
+        self.changes_gradient = bool(max_grad_norm or max_grad_value or l1_decay or grad_noise)
+        self.count = 0  # of updates, for the noise
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
         precision = resolve_precision(precision, self.device)
@@ -99,10 +132,10 @@ class GradientUpdate:
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         metrics = self._single_batch(batch) if self.is_plain else self._micro_batches(batch)
-        if self.max_grad_norm is not None:
+        if self.changes_gradient:
             if self.scaler:
                 self.scaler.unscale_(self.optimizer)
-            metrics["gradient_norm"] = clip_grad_norm_(self.parameters, self.max_grad_norm)
+            metrics |= self._change_gradient()
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -113,6 +146,26 @@ class GradientUpdate:
         if self.ema is not None:
             average, model = self.ema
             average.update_parameters(model)
+        return metrics
+
+    @torch.no_grad()
+    def _change_gradient(self) -> dict[str, Tensor]:
+        """L1 penalty, clipping, noise, in this order; the norm that clipping finds."""
+        metrics = {}
+        if self.l1_decay:
+            for p in self.parameters:
+                if p.ndim > 1 and p.grad is not None:
+                    p.grad.add_(p.sign(), alpha=self.l1_decay)
+        if self.max_grad_value is not None:
+            clip_grad_value_(self.parameters, self.max_grad_value)
+        if self.max_grad_norm is not None:
+            metrics["gradient_norm"] = clip_grad_norm_(self.parameters, self.max_grad_norm)
+        if self.grad_noise:
+            deviation = math.sqrt(self.grad_noise / (1 + self.count) ** 0.55)
+            for p in self.parameters:
+                if p.grad is not None:
+                    p.grad.add_(torch.randn_like(p.grad), alpha=deviation)
+            self.count += 1
         return metrics
 
     def _single_batch(self, batch: Any) -> dict[str, Tensor]:
@@ -170,12 +223,14 @@ class GradientUpdate:
         )
 
     def state_dict(self) -> dict:
-        """The loss scale of `fp16`; nothing else needs keeping."""
-        return {"scaler": self.scaler.state_dict()} if self.scaler else {}
+        """The loss scale of `fp16`, and how many updates have had noise; nothing else needs keeping."""
+        state: dict[str, Any] = {"scaler": self.scaler.state_dict()} if self.scaler else {}
+        return state | ({"count": self.count} if self.grad_noise else {})
 
     def load_state_dict(self, state: dict) -> None:
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
+        self.count = state.get("count", 0)
 
 
 def _split(batch: Any, parts: int) -> list:

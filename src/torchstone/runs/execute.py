@@ -222,6 +222,10 @@ def stage_settings(run: Any, settings: Any, system: str, stage: int) -> Any:
     if metric in (None, run.best_metric):
         if settings.patience is not None and run.best_metric is None:
             wrong = "patience needs a metric of validation: name one with --best-metric"
+        elif run.best_metric is None and any(
+            getattr(item, "needs_validation", False) for item in run.state.values()
+        ):
+            wrong = "lr_schedule plateau needs a metric of validation: name one with --best-metric"
     else:
         before = rng.snapshot()
         measured = run.evaluate()

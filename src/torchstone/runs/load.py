@@ -9,7 +9,7 @@ from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput, first_line
 from torchstone.runs.execute import same_system
 from torchstone.runs.recipes import read_recipe
-from torchstone.runs.seeds import runs_of, seeds_of
+from torchstone.runs.seeds import holds_several, runs_of
 from torchstone.systems import System
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -269,8 +269,9 @@ def load_run(folder: Path, device: str = "cpu", *, last: bool = False):
     from torchstone.tasks.transfer import load_weights
 
     entry, _, _ = read_recipe(folder)
-    if seeds := seeds_of(folder):
-        raise BadInput(f"{folder} holds {len(seeds)} runs: name one, such as {runs_of(folder)[0]}")
+    if holds_several(folder):
+        runs = runs_of(folder)
+        raise BadInput(f"{folder} holds {len(runs)} runs: name one, such as {runs[0]}")
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     for complaint in complaints:
         notify(f"{complaint}: using {found.name}, step {meta['step']}")

@@ -54,7 +54,7 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
     recipe = recipes[first if starts else wanted]
     fields = today(entry, recipe, fields)
     if not saved:
-        _check_momentum(recipe, fields)
+        fields = optimizer_fields(recipe, fields)
     if starts and not saved:
         source = Path(str(weights))
         named = fields.get("variant", variant if system != entry.name else None)
@@ -81,6 +81,7 @@ def today(entry: System, recipe: Any, fields: Mapping[str, Any]) -> dict[str, An
     """
     known, flat = field_paths(recipe), flatten(fields)
     refuse_steps(entry.name, flat, known)
+    refuse_optimizer(entry.name, flat, known)
     renamed = old_names.new_fields(entry.name, flat, known)
     for name, new in renamed.items():
         notify(f"{name} is called {new} now")
@@ -102,6 +103,19 @@ def refuse_steps(system: str, names: Iterable[str], known: Container[str]) -> No
         unit = new.removeprefix("total_").replace("timesteps", "environment steps")
         option = new.replace("_", "-")
         raise BadInput(f"{system} counts {unit}, not updates: give --{option} (from Python: {new}=)")
+
+
+def refuse_optimizer(system: str, names: Iterable[str], known: Container[str]) -> None:
+    """Refuse another optimizer where the learning rule is part of the system.
+
+    Raises:
+        BadInput: with what is to be changed instead.
+    """
+    if "optimizer" not in known and {"optimizer", "optimizer_implementation", "lr_schedule"} & set(names):
+        raise BadInput(
+            f"{system} has its learning rule as part of the system: there is no optimizer or schedule to "
+            f"choose (torchstone train {system} --help lists its fields)"
+        )
 
 
 def check(recipe, entry: System, *, saved: bool = False) -> None:
@@ -141,16 +155,37 @@ def checked_intervals(intervals: Mapping[str, Any]) -> dict[str, Any]:
     return checked_ones
 
 
-def _check_momentum(recipe: Any, fields: Mapping[str, Any]) -> None:
-    """Refuse a momentum that the optimizer would not look at."""
-    if "optimizer" not in field_paths(recipe):
-        return
-    optimizer = fields.get("optimizer", get_field(recipe, field_paths(recipe)["optimizer"]))
-    is_adam = optimizer in ("adam", "adamw")
-    if is_adam and "momentum" in fields:
-        raise BadInput(f"momentum is of sgd and rmsprop; {optimizer} has beta1 and beta2")
-    if not is_adam and {"beta1", "beta2"} & set(fields):
-        raise BadInput(f"beta1 and beta2 are of adam and adamw; {optimizer} has momentum")
+# what an optimizer reads of a recipe; where the usual value is not the recipe's default, with that value
+OPTIMIZER_FIELDS: dict[str, dict[str, float | None]] = {
+    **{name: {"momentum": None} for name in ("sgd", "momentum", "nesterov", "rmsprop")},
+    **{name: {"beta1": None, "beta2": None} for name in ("adam", "adamw")},
+    "adagrad": {},
+    "lion": {"beta1": None, "beta2": 0.99},
+    "muon": {"momentum": 0.95, "beta1": None, "beta2": None},
+}
+
+
+def optimizer_fields(recipe: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields`, and where they name another optimizer than the recipe's, what that one usually has.
+
+    Raises:
+        BadInput: a field that the optimizer would not look at.
+    """
+    paths = field_paths(recipe)
+    if "optimizer" not in paths:
+        return dict(fields)
+    own = get_field(recipe, paths["optimizer"])
+    optimizer = fields.get("optimizer", own)
+    read = OPTIMIZER_FIELDS.get(optimizer)
+    if read is None:
+        return dict(fields)  # an unknown one is refused with the others' names
+    for name in ("momentum", "beta1", "beta2"):
+        if name in fields and name not in read:
+            having = [each for each, names in OPTIMIZER_FIELDS.items() if name in names]
+            what = " and ".join(read) or "neither"
+            raise BadInput(f"{name} is of {', '.join(having)}; {optimizer} has {what}")
+    usual = {name: value for name, value in read.items() if value is not None and name not in fields}
+    return {**(usual if optimizer != own else {}), **fields}
 
 
 def read_recipe(folder: Path, entry: System | None = None):

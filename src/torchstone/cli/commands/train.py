@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="N", type=positive, help="train N times with seeds from --seed on, one record"
     )
+    parser.add_argument(
+        "--folds", metavar="K", type=positive, help="cross-validation: train on each of K folds, one record"
+    )
     parser.add_argument("--epochs", metavar="X", type=float, help="passes over the data, instead of --steps")
     parser.add_argument(
         "--patience", metavar="N", type=positive, help="stop early: evaluations without a better one"
@@ -28,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="metric of validation that the best checkpoint is kept by (default: the system's, such as "
         "accuracy, loss or return)",
+    )
+    parser.add_argument(
+        "--find-lr",
+        action="store_true",
+        help="look for a learning rate instead of training: its curve, and what it suggests",
     )
     parser.add_argument(
         "--skip-bad", action="store_true", help="train without the files that cannot be used, and list them"
@@ -107,6 +115,8 @@ def train(generic: Parser, words: list[str]) -> int:
         from torchstone.files import SKIP
 
         fields["data"] = SKIP + str(fields.get("data", recipe.data)).removeprefix(SKIP)
+    if args.find_lr:
+        return print_lr(args, entry.name, name, fields)
     intervals = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
     intervals = {each: number for each, number in intervals.items() if number is not None}
     run = train_system(
@@ -116,11 +126,31 @@ def train(generic: Parser, words: list[str]) -> int:
         overwrite=args.overwrite,
         intervals=intervals,
         seeds=args.seeds,
+        folds=args.folds,
         patience=args.patience,
         best_metric=args.best_metric,
         **({"epochs": args.epochs} | fields if "epochs" in args else fields),
     )
     print_summary(run)
+    return 0
+
+
+def print_lr(args: argparse.Namespace, system: str, recipe_name: str, fields: dict[str, Any]) -> int:
+    """Look for the learning rate, and say how to train with it.
+
+    Raises:
+        BadInput: options of a training beside it.
+    """
+    from torchstone.api import find_lr
+
+    trainings = ("config", "overwrite", "seeds", "folds", "epochs", "patience", "best_metric")
+    if given := [name for name in trainings if getattr(args, name, None)]:
+        raise BadInput(f"--find-lr does not train: leave out --{given[0].replace('_', '-')}")
+    found = find_lr(args.system, out=args.out, **fields)
+    print(f"{'suggested lr':<16} {found['lr']:.2g}, where the loss falls fastest")
+    print(f"{'the recipe has':<16} {found['recipe_lr']:.2g}")
+    print(f"{'picture':<16} {found['picture']}")
+    print(f"{'use it':<16} torchstone train {system}/{recipe_name} --lr {found['lr']:.2g} …")
     return 0
 
 

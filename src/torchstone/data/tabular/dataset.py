@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from torchstone.data.folds import Fold, fold_rows, split_fold
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.tabular.files import (
     LARGEST,
@@ -63,7 +65,7 @@ class Table:
 
 def is_table(spec: str | Path) -> bool:
     """Whether `spec` names a table: a bundled one, or a file with a table's suffix."""
-    name = _split_spec(str(spec).removeprefix(SKIP))[0]  # a reader of tables refuses that
+    name = _split_spec(split_fold(str(spec).removeprefix(SKIP))[0])[0]  # a reader of tables refuses that
     return name in (*BUNDLED, *MIXED) or Path(name).suffix.lower() in SUFFIXES
 
 
@@ -93,7 +95,28 @@ def load_table(spec: str | Path) -> Table:
             class of fewer than three rows.
     """
     refuse_skip(spec)
-    spec, positive = _split_spec(str(spec))
+    spec, fold = split_fold(str(spec))
+    table = _read(spec)
+    return table if fold is None else fold_table(table, table.classes, fold)
+
+
+def fold_table(table: Any, classes: Sequence[str], fold: Fold) -> Any:
+    """A table with a fold's splits.
+
+    Raises:
+        BadInput: some fold would have a class without a row.
+    """
+    if set(table.splits["train"].tolist()) & set(table.splits["test"].tolist()):
+        raise BadInput(f"{table.name} has the same rows in every split, so that there are no folds to be cut")
+    both = torch.cat([table.splits["train"], table.splits["val"]]).sort().values
+    train, val = fold_rows(table.name, tuple(classes), table.y[both].numpy(), fold)
+    splits = {"train": both[train], "val": both[val], "test": table.splits["test"]}
+    note = f"; fold {fold.index} of {fold.count}: {len(train)} train / {len(val)} val"
+    return dataclasses.replace(table, splits=splits, description=table.description + note)
+
+
+def _read(spec: str) -> Table:
+    spec, positive = _split_spec(spec)
     if positive:
         table = load_table(spec)
         if positive not in table.classes:

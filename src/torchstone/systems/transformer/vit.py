@@ -89,6 +89,7 @@ class Recipe:
         optimizer="adamw", lr=2e-3, weight_decay=0.05, warmup_ratio=0.1, max_grad_norm=1.0
     )  # optimizer, schedule, precision
     augment: str = "affine"  # augmentation: none, affine, or operations: flip+crop4+randaugment2-9
+    label_smoothing: float = 0.0  # label smoothing: share of the target that all classes divide
     seed: int = 0  # random seed of weights, order and augmentation
     device: str = "auto"  # device: auto, cpu, cuda, mps
 

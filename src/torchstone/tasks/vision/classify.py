@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from torchstone.data.vision.augment import make_augmentation, parse_augmentation
 from torchstone.data.vision.batches import ImageBatches
@@ -21,7 +22,7 @@ from torchstone.parts.modes import eval_mode
 from torchstone.plots import classification
 from torchstone.tasks import transfer
 from torchstone.tasks.inference import label_prediction, list_files
-from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.optimization import gradient_update, has_batch_norm
 
 
 def train_classifier(
@@ -64,8 +65,9 @@ def classify(
 ) -> Run:
     """A Run that trains `model` to classify the images of `data`.
 
-    Special recipe fields: `augment`, and to start from other weights, `weights` and `freeze`. Metrics are
-    `loss` and `accuracy` (0 to 1). The test split is evaluated once, at the end.
+    Special recipe fields: `augment`, `label_smoothing` (of the training loss alone), and to start from other
+    weights, `weights` and `freeze`. Metrics are `loss` and `accuracy` (0 to 1). The test split is evaluated
+    once, at the end.
 
     Args:
         model_config: the arguments that `model` was built with; saved with the weights, to rebuild it.
@@ -85,6 +87,7 @@ def classify(
         model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
     state: dict[str, Any] = {"model": model}
     eval_model = model
+    smoothing = getattr(recipe, "label_smoothing", 0.0)
     if update is None:
 
         def objective(net, batch):
@@ -93,9 +96,13 @@ def classify(
             logits = output[0] if isinstance(output, tuple) else output
             hard_labels = labels if labels.ndim == 1 else labels.argmax(1)
             accuracy = (logits.detach().argmax(1) == hard_labels).float().mean()
+            if smoothing:
+                labels = smooth_labels(labels, logits.shape[1], smoothing)
             return {"loss": loss(output, labels), "accuracy": accuracy}
 
-        update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
+        update, state, eval_model = gradient_update(
+            model, recipe.optim, objective, steps=recipe.steps, measures_batch_norm=True
+        )
     state["stream"] = stream = ImageBatches(
         data.train,
         recipe.batch_size,
@@ -112,10 +119,17 @@ def classify(
         tested[:] = [compute_logits(eval_model, data.test, data.metadata)]
         return score(tested[0], data.test.labels, loss)
 
+    is_swa = eval_model is not model and recipe.optim.swa_start is not None
+
+    def evaluate_validation() -> dict:
+        if is_swa and has_batch_norm(model):  # the mean of weights has no statistics of its own
+            measure_batch_norm(eval_model, data.train, data.metadata)
+        return evaluate_split(eval_model, data.val, data.metadata, loss)
+
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: evaluate_split(eval_model, data.val, data.metadata, loss),
+        evaluate=evaluate_validation,
         best_metric="accuracy",
         examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
         state=state,
@@ -133,6 +147,13 @@ def classify(
     )
 
 
+def smooth_labels(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """(1 − ε)·y + ε/K for K classes (Szegedy et al. 2015, arXiv:1512.00567, section 7): probabilities,
+    (batch, classes), of labels or of probabilities such as those of mixup."""
+    probabilities = F.one_hot(labels, classes).float() if labels.ndim == 1 else labels
+    return (1 - smoothing) * probabilities + smoothing / classes
+
+
 @torch.no_grad()
 def compute_logits(
     model: nn.Module, split: ImageSplit, metadata: dict, batch_size: int | None = None
@@ -146,6 +167,15 @@ def compute_logits(
     rows = torch.arange(len(split), device=split.labels.device).split(batch_size)
     with eval_mode(model):
         return torch.cat([model(normalize(split.take(index), metadata)) for index in rows])
+
+
+def measure_batch_norm(model: nn.Module, split: ImageSplit, metadata: dict, images: int = 10_000) -> None:
+    """Measure the statistics of batch normalization anew, over at most so many images, evenly spaced."""
+    count = min(images, len(split))
+    rows = torch.linspace(0, len(split) - 1, count, device=split.labels.device).round().long()
+    # a rest of one image would have no variance
+    batches = rows.tensor_split(max(1, round(count / 256)))
+    update_bn((normalize(split.take(index), metadata) for index in batches), model)
 
 
 def evaluate_split(model: nn.Module, split: ImageSplit, metadata: dict, loss=F.cross_entropy) -> dict:
