@@ -25,6 +25,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "dropout",
         "decay",
         "early-stopping",
+        "label-smoothing",
     ),
 }
 NAMES = tuple(name for names in CHAPTERS.values() for name in names)
