@@ -29,6 +29,7 @@ COMMANDS = {
     "play": "play a game against a run's agent, or let it play: returns with their spread, and a video",
     "export": "export a run's model to ONNX, torch.export or a Hugging Face folder",
     "compare": "compare runs: a table, and their curves in one picture",
+    "claims": "put what the field says to the test: experiments with figures and verdicts",
     "diagnose": "pictures of a run in training: loss landscape, gradients and activations by layer, noise",
     "verify": "check published figures and parity with references; exit 1 if any fails",
 }

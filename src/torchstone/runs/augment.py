@@ -6,6 +6,7 @@ from typing import Any
 
 from torchstone.engine.field_ranges import check_range
 from torchstone.errors import BadInput
+from torchstone.metrics.paired import margin
 from torchstone.runs.evaluate import system_use
 from torchstone.runs.load import is_published, load_any
 from torchstone.runs.lock import holds_anything
@@ -82,15 +83,7 @@ def augment(
                 from_samples.mean().item(),
             )
             row["gain"] = (from_samples - repeated).mean().item()
-            row["gain_margin"] = interval((from_samples - repeated).tolist())
+            row["gain_margin"] = margin((from_samples - repeated).tolist())
         summary["accuracy_repeated"] = gain.accuracy_repeated.mean().item()
         summary["accuracy_generated"] = gain.accuracy_generated.mean().item()
     return summary
-
-
-def interval(differences: list[float]) -> float | None:
-    """Half of the 95 % interval of the mean, by Student's t; None of a single difference."""
-    from scipy.stats import sem, t
-
-    count = len(differences)
-    return None if count < 2 else float(t.ppf(0.975, count - 1) * sem(differences))

@@ -1,12 +1,13 @@
 """The documentation that is generated from the catalogue and the records.
 
-python -m torchstone.tools.docs            write docs/systems/NAME.md, docs/index.md, docs/results.md and
-                                           the README's headline results
+python -m torchstone.tools.docs            write docs/systems/NAME.md, docs/index.md, docs/results.md,
+                                           docs/claims.md and the README's headline results
 python -m torchstone.tools.docs --check    list stale pages; exit 1 if there are any
 """
 
 import argparse
 import functools
+import importlib
 import inspect
 import itertools
 import re
@@ -65,7 +66,8 @@ def pages(folder: Path = FOLDER) -> dict[str, str]:
     readme = folder.parent / "README.md"
     if readme.exists():
         wanted["../README.md"] = with_headlines(readme.read_text(), read())
-    return {"index.md": index(), "results.md": results(), **wanted}
+    claims = importlib.import_module("torchstone.experiments.page")  # a room beside this one, by its name
+    return {"index.md": index(), "results.md": results(), "claims.md": claims.page(), **wanted}
 
 
 def index() -> str:
@@ -84,6 +86,7 @@ def index() -> str:
         "  [in Python](guide/python.md)",
         "- [Your own data](data.md): every accepted format",
         "- [Results](results.md): what was measured, with seeds and spread",
+        "- [Claims](claims.md): what the field says of its methods, put to the test",
         "- [Architecture](architecture.md): the tree, and where a new file goes",
         "- [Adding a system](adding-a-system.md)",
         "- [Glossary](glossary.md): recipe, stream, run, record, variant",

@@ -13,11 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from torchstone.engine import openmp
-from torchstone.runs.records import CURVES, FOLDER, Record
+from torchstone.runs.records import CURVES, FOLDER, KEPT, Record
 from torchstone.tools import docs
-
-# what a record says of where it was measured
-ENVIRONMENT = ("python", "versions", "commit", "platform", "processor", "cores", "threads", "gpu", "started")
 
 
 def measure(name: str, plan: dict, data_root: Path | None, runs_folder: Path | None = None) -> Record:
@@ -78,7 +75,7 @@ def measure(name: str, plan: dict, data_root: Path | None, runs_folder: Path | N
         values=values,
         seconds=seconds,
         parameters=count,
-        environment={key: value for key, value in environment.items() if key in ENVIRONMENT},
+        environment={key: value for key, value in environment.items() if key in KEPT},
         baselines={name: statistics.mean(each) for name, each in baselines.items()},
         core_seconds=core_seconds if len(core_seconds) == len(values) else [],
     )

@@ -5,11 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from torchstone.data.vision.dataset import ImageSplit, load_images
 from torchstone.errors import BadInput
-from torchstone.runs.augment import interval
 from torchstone.systems.generative import CLASSIFIER
 from torchstone.tasks.vision import class_balance
 
@@ -76,13 +74,3 @@ def test_classes_whose_folders_would_be_one_are_refused():
     assert class_balance.folder_names(["a/b", "c"]) == ["a_b", "c"]
     with pytest.raises(BadInput, match="would share a folder"):
         class_balance.folder_names(["a/b", "A_b"])
-
-
-def test_interval_is_student_t_of_paired_differences():
-    random = np.random.default_rng(0)
-    first, second = random.normal(size=(2, 7))
-    theirs = stats.ttest_rel(first, second).confidence_interval(0.95)
-    ours = interval((first - second).tolist())
-    print(f"{ours}, scipy {(theirs.high - theirs.low) / 2}")
-    assert ours == pytest.approx((theirs.high - theirs.low) / 2)
-    assert interval([0.3]) is None

@@ -73,7 +73,7 @@ class Recipe:
     batch_size: int = 64  # batch size
     size: int = 8  # image side length in pixels
     widths: tuple[int, ...] = (64,)  # hidden layer widths
-    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # hidden activation f
+    activation: Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"] = "relu"  # hidden activation f
     dropout: float = 0.0  # dropout probability of hidden units
     dropout_input: float = 0.0  # dropout probability of input pixels
     batch_norm: bool = False  # batch normalization of the pre-activations z
@@ -130,7 +130,13 @@ def recipe_for_data(data: str) -> str:
 
 
 LARGEST = 8.0  # standardized numbers of a table are clamped here
-ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu}
+ACTIVATIONS = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,  # slope 0.01 below zero
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+}
 
 
 class MLP(nn.Module):

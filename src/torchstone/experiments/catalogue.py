@@ -1,0 +1,42 @@
+"""The claims by chapter, and their modules."""
+
+import importlib
+from types import ModuleType
+
+from torchstone.errors import BadInput, did_you_mean
+
+CHAPTERS: dict[str, tuple[str, ...]] = {
+    "fundamentals": ("data-dependency", "data-quality", "augmentation"),
+    "neural networks": (
+        "sigmoid-vanishes",
+        "relu-cures",
+        "leaky-alive",
+        "xavier-he",
+        "batchnorm-stabilizes",
+        "learning-rate",
+    ),
+    "convolution": ("weight-sharing", "translation"),
+    "training": (
+        "momentum-valley",
+        "adam-faster",
+        "sgd-generalizes",
+        "adamw-decoupled",
+        "cosine",
+        "dropout",
+        "decay",
+        "early-stopping",
+        "label-smoothing",
+    ),
+}
+NAMES = tuple(name for names in CHAPTERS.values() for name in names)
+
+
+def read_claim(name: str) -> ModuleType:
+    """The module of a claim, which holds what `claim.py` says.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    if name not in NAMES:
+        raise BadInput(f"no claim {name!r}: {did_you_mean(name, NAMES)} (see torchstone claims)")
+    return importlib.import_module(f"torchstone.experiments.claims.{name.replace('-', '_')}")
