@@ -64,7 +64,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
 	@touch $@ $(VENV)/.demo
 
-# mctx, which brings JAX: the sweep alone compares with it
+# mctx, which brings JAX, and torchrl: the sweep alone compares with them
 $(VENV)/.test-all: $(VENV)/.test
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[mctx]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[mctx,torchrl]'
 	@touch $@

@@ -7,7 +7,7 @@ from PIL import Image
 
 from torchstone.engine.run import Intervals, fit
 from torchstone.envs.game_tree import read_game_tree
-from torchstone.plots.strategy_table import draw_exploitability, draw_strategies
+from torchstone.plots.strategy_table import draw_exploitability, draw_strategies, draw_values
 from torchstone.systems.multiagent import deep_cfr
 from torchstone.tasks.multiagent.train import draw_pictures, validation_curve
 
@@ -44,3 +44,9 @@ def test_pictures_of_a_game(tmp_path):
     tree = read_game_tree("kuhn_poker")
     draw_pictures(tree, tree.uniform, "kuhn_poker", [(1, 0.4)], tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"strategies.png", "exploitability.png"}
+
+
+def test_tables_of_values_are_drawn(tmp_path):
+    tables = {"first": torch.tensor([[6.93, 7.0], [-1.5, 8.0]]), "second": torch.full((2, 2), 7.0)}
+    draw_values(tables, tmp_path / "values.png", "Q_tot")
+    assert (tmp_path / "values.png").stat().st_size > 3000

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # what systems that can do both do with some data
 PREDICTS = ("forecast", "adding", "copy")
+PLAYED = ("team", "riddle", "iterated")  # agents that are played without an opponent at the terminal
 
 
 def table_console() -> "Console":
@@ -51,7 +52,7 @@ def _verb(system: str, metadata: dict[str, Any]) -> str:
     from torchstone.runs.export import GENERATIVE
 
     module = systems.find(system)[0].module()
-    if hasattr(module, "table"):
+    if hasattr(module, "table") or metadata.get("task") in PLAYED:
         return "play"
     if not hasattr(module, "sample"):
         return "predict"

@@ -66,3 +66,25 @@ def draw_exploitability(
             axes.plot(*zip(*shown, strict=True), color=color, marker="o", markersize=3, label=label)
     axes.legend(**LEGEND)
     save(figure, file)
+
+
+def draw_values(tables: Mapping[str, Float[Tensor, "row column"]], file: str | Path, title: str) -> None:
+    """Tables of values side by side on one scale of colors, each number in its cell."""
+    numbers = {name: table.numpy() for name, table in tables.items()}
+    low = min(float(table.min()) for table in numbers.values())
+    high = max(float(table.max()) for table in numbers.values())
+    figure = canvas(0.6 + 2.2 * len(tables), 2.6)
+    figure.suptitle(plain(title, 90), fontsize=11, fontweight="bold")
+    grid = figure.add_gridspec(1, len(tables))
+    for index, (name, table) in enumerate(numbers.items()):
+        axes = figure.add_subplot(grid[0, index])
+        axes.imshow(table, cmap="Blues", vmin=low, vmax=high)
+        axes.set_title(plain(name), loc="left", fontsize=10, fontweight="bold")
+        for (row, column), number in np.ndenumerate(table):
+            value = float(number)
+            color = "white" if value > low + 0.6 * (high - low) else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=11, color=color)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    save(figure, file)

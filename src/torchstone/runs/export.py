@@ -24,7 +24,7 @@ from torchstone.errors import BadInput, NotSaved
 
 ENDINGS = (".onnx", ".pt2")
 TOLERANCE = 1e-4  # relative to the largest logit where that is above 1
-GENERATIVE = ("adversarial", "autoencode", "density", "diffuse")  # tasks of generative systems
+GENERATIVE = ("adversarial", "audio_lm", "autoencode", "density", "diffuse", "unclip")  # of generative systems
 CARD = "card.json"  # where the facts stand in a .pt2
 
 
@@ -100,7 +100,7 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
         raise BadInput(
             f"{system} generates from noise, while a file takes an image or a row: use torchstone sample"
         )
-    if metadata["task"] in ("play", "cards"):
+    if metadata["task"] in ("play", "cards", "team", "riddle", "iterated"):
         raise BadInput(
             f"{system} acts in an environment, while a file takes an image or a row: use torchstone play"
         )

@@ -200,6 +200,9 @@ ldm: Latent diffusion, 2021. Rombach, Blattmann, Lorenz et al., arXiv:2112.10752
 dalle2: DALL-E 2, 2022. Ramesh, Dhariwal, Nichol, Chu and Chen, arXiv:2204.06125
     variants: dalle2_emoji dalle2_tiny dalle2_prior
     recipes: openmoji text_only smoke
+audiolm: AudioLM, 2022. Borsos, Marinier, Vincent et al., arXiv:2209.03143
+    variants: audiolm_8khz audiolm_tiny encodec_24khz encodec_48khz
+    recipes: characters fsdd no_semantic smoke
 dit: DiT, 2022. Peebles and Xie, arXiv:2212.09748
     variants: dit_xl_2 dit_xl_4 dit_xl_8 dit_l_2 dit_l_4 dit_l_8 dit_b_2 dit_b_4 dit_b_8 dit_s_2 dit_s_4
         dit_s_8 dit_mnist dit_digits
@@ -252,9 +255,24 @@ mbpo: MBPO, 2019. Janner, Fu, Zhang and Levine, arXiv:1906.08253
 nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121
     variants: nfsp
     recipes: kuhn leduc smoke
+dial: DIAL, 2016. Foerster, Assael, de Freitas and Whiteson, arXiv:1605.06676
+    variants: dial
+    recipes: switch rial silence smoke
+lola: LOLA, 2017. Foerster, Chen, Al-Shedivat et al., arXiv:1709.04326
+    variants: lola
+    recipes: ipd asymmetric smoke
+maddpg: MADDPG, 2017. Lowe, Wu, Tamar et al., arXiv:1706.02275
+    variants: maddpg ddpg
+    recipes: spread speaker_listener independent smoke
+qmix: QMIX, 2018. Rashid, Samvelyan, Schroeder de Witt et al., arXiv:1803.11485
+    variants: qmix vdn iql
+    recipes: spread speaker_listener independent two_step smoke
 deep_cfr: Deep CFR, 2018. Brown, Lerer, Gross and Sandholm, arXiv:1811.00164
     variants: deep_cfr
     recipes: kuhn leduc smoke
+mappo: MAPPO, 2021. Yu, Velu, Vinitsky et al., arXiv:2103.01955
+    variants: mappo ippo
+    recipes: spread speaker_listener independent smoke
 """,
 }
 ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")

@@ -40,6 +40,9 @@ CAPTION_ACCURACIES = "caption_color_accuracy caption_category_accuracy caption_s
 PROMPT_ACCURACIES = "attribute_accuracy color_accuracy category_accuracy side_accuracy"
 PROMPT_KINDS = ("", "short_", "upsampled_", "real_", "majority_")
 EQUILIBRIUM = "exploitability nash_conv game_value loss"
+TEAM = "return agent_return return_std random_return episodic_return env_steps loss"
+PAYOFFS = "return return_1 return_2 cooperation cooperating_pairs loss"
+NAIVE = " ".join(f"naive_{name}" for name in PAYOFFS.split())
 AGENT = "return return_std episodic_return env_steps loss"
 
 METRICS = {
@@ -67,6 +70,9 @@ METRICS = {
     "nearest_word_recall_at_* novel_recall_at_*",
     "vqvae": f"loss mse psnr commitment_loss code_perplexity reconstruction_frechet_distance "
     f"label_accuracy {SAMPLES}",
+    "audiolm": "loss l1_loss spectral_loss commitment_loss snr code_perplexity/* residual_error/* "
+    "semantic_loss semantic_unigram semantic_gain coarse_loss coarse_unigram coarse_gain fine_loss "
+    "fine_unigram fine_gain",
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",
@@ -103,6 +109,11 @@ METRICS = {
     "games game_length first_player_score",
     "nfsp": f"{EQUILIBRIUM} q_loss epsilon episodes",
     "deep_cfr": f"{EQUILIBRIUM} policy_loss samples",
+    "lola": f"{PAYOFFS} {NAIVE}",
+    "dial": "return oracle_return oracle_share episodic_return loss",
+    "qmix": f"{TEAM} q_value epsilon",
+    "mappo": f"{TEAM} value_loss entropy approx_kl",
+    "maddpg": f"{TEAM} q_value actor_loss",
     "world_models": "loss reconstruction_error kl nll end_loss memoryless_nll return return_std dream_return "
     "population_return population_best dream_population_return dream_population_best sigma",
     "muzero": f"{AGENT} policy_loss value_loss reward_loss "

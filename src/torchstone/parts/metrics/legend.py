@@ -127,6 +127,17 @@ LEGENDS = {
     "psnr": Legend("peak signal-to-noise ratio", "dB, of reconstructions", "higher"),
     "commitment_loss": Legend("commitment loss", "squared distance to the codebook, per number", "lower"),
     "code_perplexity": Legend("perplexity of the codebook", "entries in use, were all used alike"),
+    "snr": Legend("signal-to-noise ratio", "dB, of coded sounds", "higher"),
+    "spectral_loss": Legend("difference of mel spectrograms", "of logarithms and of roots", "lower"),
+    **{
+        f"{stage}_{name}": each
+        for stage in ("semantic", "coarse", "fine")
+        for name, each in {
+            "loss": Legend(f"cross-entropy of {stage} tokens", "nats per token", "lower"),
+            "unigram": Legend(f"cross-entropy of {stage} tokens' frequencies", "nats per token", "lower"),
+            "gain": Legend(f"{stage} loss below that of frequencies", "nats per token", "higher"),
+        }.items()
+    },
     "reconstruction_frechet_distance": Legend(
         "Fréchet distance of reconstructions", "from the images that they are of", "lower"
     ),
@@ -241,6 +252,21 @@ LEGENDS = {
     "games": Legend("games of self-play", "games so far"),
     "game_length": Legend("length of games of self-play", "moves"),
     "first_player_score": Legend("score of who moves first in self-play", "fraction; a draw is a half"),
+    # teams, and learners that shape each other
+    "agent_return": Legend("return of an agent", "the team's return / number of agents", "higher"),
+    "random_return": Legend("return of agents that act at random", "the team's, in the same episodes"),
+    "oracle_return": Legend("return of who knows everything", "mean over the same games"),
+    "oracle_share": Legend("return / the oracle's", "fraction; 1 is the oracle's", "higher"),
+    "return_1": Legend("mean payoff of player 1", "per step of the iterated game", "higher"),
+    "return_2": Legend("mean payoff of player 2", "per step of the iterated game", "higher"),
+    "cooperation": Legend("mutual cooperation", "discounted share of the steps", "higher"),
+    "naive_return_1": Legend("mean payoff of player 1 of naive learners", "per step of the iterated game"),
+    "naive_return_2": Legend("mean payoff of player 2 of naive learners", "per step of the iterated game"),
+    "naive_cooperation": Legend("mutual cooperation of naive learners", "discounted share of the steps"),
+    "naive_cooperating_pairs": Legend("pairs of naive learners that cooperate", "share of pairs"),
+    "cooperating_pairs": Legend(
+        "pairs that cooperate", "share of pairs that do so in more than 9 of 10 steps", "higher"
+    ),
     # games with hidden cards
     "exploitability": Legend(
         "exploitability", "NashConv / 2: chips a game lost to the best response, mean of both seats", "lower"
@@ -307,13 +333,18 @@ OF_SYSTEMS = {
         "lower",
     ),
     **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "trpo", "ppo")},
+    ("mappo", "loss"): _POLICY_LOSS,
     ("trpo", "kl"): Legend("divergence of the new policy from the old", "nats per step"),
-    **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg", "td3", "sac", "mbpo")},
+    **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg", "td3", "sac", "mbpo", "maddpg")},
     **{(system, "loss"): _GENERATOR_LOSS for system in GANS},
     **{(system, "loss"): _TRANSLATION_LOSS for system in ("cyclegan", "pix2pix")},
     ("vqvae", "loss"): Legend(
         "objective", "relative squared error and commitment; of the prior, nats per symbol", "lower"
     ),
+    ("audiolm", "loss"): Legend(
+        "objective", "of the codec its loss, of the other stages nats per token", "lower"
+    ),
+    ("audiolm", "l1_loss"): Legend("mean absolute error", "of samples from −1 to 1", "lower"),
     ("vqvae", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
     **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
     ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
@@ -339,6 +370,21 @@ OF_SYSTEMS = {
     ("muzero", "loss"): Legend("objective", "nats: cross-entropies of policy, value and reward", "lower"),
     ("muzero", "value_loss"): Legend("cross-entropy of the value", "nats, over all unrolled steps", "lower"),
     ("alphazero", "value_loss"): Legend("squared error of the value", "squared outcomes", "lower", "1"),
+    ("qmix", "loss"): Legend("squared TD error of Q_tot", "squared returns of the team", "lower"),
+    ("dial", "loss"): Legend("squared TD error", "squared returns, sum over prisoners", "lower"),
+    ("lola", "loss"): Legend("- mean payoff", "per step, mean of both players", "lower"),
+    ("lola", "naive_loss"): Legend("- mean payoff of naive learners", "per step, mean of both players"),
+    ("lola", "naive_return"): Legend("mean payoff of naive learners", "per step, from the same policies"),
+    ("lola", "return"): Legend("mean payoff", "per step, mean of both players and all pairs", "higher"),
+    **{
+        (system, "return"): Legend(
+            "the team's return", "sum of all agents' rewards, mean over episodes", "higher"
+        )
+        for system in ("qmix", "mappo", "maddpg")
+    },
+    ("dial", "return"): Legend(
+        "return", "1 freed, -1 lost, 0 neither; mean over courses of the days", "higher"
+    ),
     ("nfsp", "loss"): Legend("cross-entropy of the average policies", "nats, sum over players", "lower"),
     ("deep_cfr", "loss"): Legend("squared error of the advantages", "squared chips, weighted by iteration"),
     ("deep_cfr", "policy_loss"): Legend(
@@ -398,6 +444,8 @@ FAMILIES = {
 }
 # as many of a kind as there are layers, distances, classes or numbers of examples
 NUMBERED = {
+    r"code_perplexity/(.+)": Legend("perplexity of codebook {0}", "entries in use, were all used alike"),
+    r"residual_error/(.+)": Legend("left over by {0} codebooks", "fraction of the vectors' power", "lower"),
     r"accuracy/(.+)": Legend("accuracy with {0} shots", "mean over draws of them", "higher"),
     r"normalized_accuracy/(.+)": Legend("accuracy per character with {0} shots", "mean over draws", "higher"),
     r"calibrated_accuracy/(.+)": Legend(
