@@ -44,7 +44,7 @@ def for_predict(metadata: dict[str, Any], folder: Path) -> tuple[list[Any], dict
         value = ",".join(["1.5"] * len(metadata["features"]))
     elif task == "table":
         value = ",".join(["1.5"] * len({column["source"] for column in metadata["schema"]}))
-    elif task == "speech" or (task == "voices" and metadata["audio_features"]):
+    elif task in ("speech", "audio_lm") or (task == "voices" and metadata["audio_features"]):
         value = _sound(folder / "chirp.wav")
     elif task == "voices":
         value = _vectors(folder / "vectors.csv", len(metadata["mean"]))

@@ -487,10 +487,10 @@ def sample(
         weights: a published file; `path` then is the name of a network (`stylegan2_ffhq`).
         options: the system's own, such as `prompt`, `num_samples`, `seed`, `max_new_tokens`, `temperature`,
             `top_k` and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label`,
-            `truncation` and `out="sheet.png"`, or a film, `out="film.gif"`.
+            `truncation` and `out="sheet.png"`, or a film, `out="film.gif"`; of sound `out="seven.wav"`.
     """
     if options.get("out") is not None:
-        _writable(Path(options["out"]), (".mid", ".midi", ".png", ".gif"), "sample")
+        _writable(Path(options["out"]), (".mid", ".midi", ".wav", ".png", ".gif"), "sample")
     if weights is None:
         model, metadata, entry = load_any(_path(path), device, last=last)
     else:
@@ -687,7 +687,7 @@ TYPES: dict[str, Any] = {
     ),
     **dict.fromkeys(("top_k", "seed"), int),
     **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask", "search"), str),
-    **dict.fromkeys(("negative_prompt", "init_image", "precision"), str),
+    **dict.fromkeys(("negative_prompt", "init_image", "to_image", "from_prompt", "precision"), str),
     **dict.fromkeys(("image", "from_label", "to_label", "to", "mix_styles"), str),
 }
 

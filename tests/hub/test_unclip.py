@@ -32,6 +32,8 @@ def test_a_folder_loads_and_gives_the_same(tmp_path):
     torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         torch.testing.assert_close(ours.denormalize(mine), theirs.post_process_latents(wanted))
+    with pytest.raises(BadInput, match="a prior alone"):
+        ts.sample(tmp_path, prompt="a dog", num_samples=1)
     back = unpublished("", ours.state_dict())
     assert back.keys() == theirs.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in theirs.state_dict().items())

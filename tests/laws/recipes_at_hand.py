@@ -61,6 +61,7 @@ SLOW = frozenset(
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),
         *("vqvae/mnist5k", "dit/mnist5k", "ldm/emoji_text"),
+        "audiolm/characters",
         *("ppo/hopper", "ppo/lunarlander", "ppo/acrobot", "ppo/cartpole_memory", "dqn/acrobot", "ddpg/paper"),
         *("ctc/characters", "seq2seq/reverse", "gru/forecast", "lstm/copy"),
         *(

@@ -54,7 +54,8 @@ NAMES = {
     "initial_size level_images lr_period lr_period_mult "
     "captioner_steps captioner_batch_size "
     "autoencoder_steps "
-    "pairs embed",
+    "pairs embed "
+    "semantic_steps coarse_steps fine_steps lm_batch_size",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "cycle_weight identity_weight l1_weight pool_size r1_weight path_weight ada_images "
@@ -73,13 +74,15 @@ NAMES = {
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
     "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr max_grad_value "
     "captioner_lr "
-    "autoencoder_lr policy_gain",
+    "autoencoder_lr policy_gain "
+    "lm_lr crop_seconds",
     SHARE: "style_mixing "
     "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
     "prior_dropout prior_drop_prob embedding_drop_prob text_drop_prob "
     "keyword_prob eval_fraction dirichlet_fraction q_weight anticipatory epsilon real_ratio "
-    "synthetic_caption_ratio",
+    "synthetic_caption_ratio "
+    "pair_probability label_dropout lm_dropout",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change codebook_decay "
     "revive_below prior_ema_decay swa_start",
     Range(0, 1, has_low=False): "tau mask_prob lr_decay",

@@ -17,7 +17,7 @@ from torchstone.hub.weight_files import WEIGHTS, find_weights, read_json, read_w
 # `model_type` of a config to our system
 SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
 SYSTEMS |= {"albert": "albert", "distilbert": "distilbert", "longformer": "longformer", "clip": "clip"}
-SYSTEMS["big_bird"] = "bigbird"
+SYSTEMS |= {"big_bird": "bigbird", "encodec": "audiolm"}
 SYSTEMS |= {"UNet2DModel": "ddpm", "PriorTransformer": "dalle2"}  # diffusers gives a class name instead
 SYSTEMS |= {"DiTTransformer2DModel": "dit", "Transformer2DModel": "dit"}
 # settings that do not affect the network's output

@@ -41,10 +41,18 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
         return metadata | _latent_metadata(folder, config, loaded.model)
     if entry.name == "clip":
         return metadata | _image_text_metadata(folder, config, model_config)
+    if entry.name == "audiolm":
+        raise BadInput(
+            f"{folder} holds a codec, which only codes and decodes sounds: use it in Python, by ts.load"
+        )
     if entry.name == "vit":
         return metadata | _image_metadata(folder, config, model_config)
     if entry.name in ("bert", "albert", "distilbert", "longformer", "bigbird", "gpt", "t5"):
         return metadata | _text_metadata(folder, entry.name, config, model_config)
+    if entry.name == "dalle2":
+        raise BadInput(
+            f"{folder} holds a prior alone, without CLIP and a decoder: load it in Python, by ts.load"
+        )
     if "scheduler" not in config:
         notify(f"{folder} states no scheduler: DDPM's of 1,000 steps with linear betas is assumed")
     return metadata | _diffusion_metadata(model_config, config)

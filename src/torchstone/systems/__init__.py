@@ -200,6 +200,9 @@ ldm: Latent diffusion, 2021. Rombach, Blattmann, Lorenz et al., arXiv:2112.10752
 dalle2: DALL-E 2, 2022. Ramesh, Dhariwal, Nichol, Chu and Chen, arXiv:2204.06125
     variants: dalle2_emoji dalle2_tiny dalle2_prior
     recipes: openmoji text_only smoke
+audiolm: AudioLM, 2022. Borsos, Marinier, Vincent et al., arXiv:2209.03143
+    variants: audiolm_8khz audiolm_tiny encodec_24khz encodec_48khz
+    recipes: characters fsdd no_semantic smoke
 dit: DiT, 2022. Peebles and Xie, arXiv:2212.09748
     variants: dit_xl_2 dit_xl_4 dit_xl_8 dit_l_2 dit_l_4 dit_l_8 dit_b_2 dit_b_4 dit_b_8 dit_s_2 dit_s_4
         dit_s_8 dit_mnist dit_digits

@@ -70,6 +70,9 @@ METRICS = {
     "nearest_word_recall_at_* novel_recall_at_*",
     "vqvae": f"loss mse psnr commitment_loss code_perplexity reconstruction_frechet_distance "
     f"label_accuracy {SAMPLES}",
+    "audiolm": "loss l1_loss spectral_loss commitment_loss snr code_perplexity/* residual_error/* "
+    "semantic_loss semantic_unigram semantic_gain coarse_loss coarse_unigram coarse_gain fine_loss "
+    "fine_unigram fine_gain",
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",

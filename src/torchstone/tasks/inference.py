@@ -57,7 +57,7 @@ def files_in(metadata: Mapping[str, Any], source: str) -> list[str]:
     """
     if not os.path.isdir(source):  # which, unlike Path's, takes texts longer than a file name
         return [source]
-    if metadata.get("task") in ("speech", "voices"):
+    if metadata.get("task") in ("speech", "voices", "audio_lm"):
         from torchstone.data.audio.files import expand_audio_paths
 
         return list(map(str, expand_audio_paths([source])))

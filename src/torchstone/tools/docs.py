@@ -15,10 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from torchstone.engine.recipe_fields import field_paths, get_field, short_name
-from torchstone.parts.facts import count_parameters
+from torchstone.parts.facts import count_on_meta, count_parameters
 from torchstone.runs.recipes import comments
 from torchstone.runs.records import CURVES, Record, of_system, read
 from torchstone.systems import CATALOGUE, System
@@ -232,9 +230,11 @@ def variants(module: Any) -> list[list[str]]:
     """Name, parameters and input of each network."""
     rows = []
     for name, (make, shape) in module.VARIANTS.items():
-        is_small = len(shape) == 3 and shape[-1] <= 64  # some cannot be counted on meta
-        with torch.device("cpu" if is_small else "meta"):
-            rows.append([f"`{name}`", f"{count_parameters(make()):,}", "×".join(map(str, shape))])
+        try:
+            count = count_on_meta(make)
+        except RuntimeError:  # some look at their numbers in the making
+            count = count_parameters(make())
+        rows.append([f"`{name}`", f"{count:,}", "×".join(map(str, shape))])
     return rows
 
 

@@ -123,7 +123,7 @@ def test_latents_have_unit_standard_deviation_and_the_scale_is_saved():
     assert torch.equal(net.to_latents(x, epsilon), net.encode(x).sample(epsilon)), "unscaled at first"
     net.measure_latent_scale(x, epsilon)
     latents = net.to_latents(x, epsilon)
-    assert float(latents.std(correction=0)) == pytest.approx(1.0, rel=1e-5)
+    assert float(latents.detach().std(correction=0)) == pytest.approx(1.0, rel=1e-5)
     assert abs(float(net.latent_scale) - 1) > 0.05, "a scale of one shows nothing"
     assert torch.allclose(net.from_latents(latents), net(x, epsilon)[0], atol=1e-5)
     again = KLAutoencoder(SMALL)
@@ -132,7 +132,7 @@ def test_latents_have_unit_standard_deviation_and_the_scale_is_saved():
 
 
 def test_folder_keeps_names_and_scale(tmp_path):
-    theirs = next(random_autoencoders(1, seed=4))
+    theirs = next(net for net in random_autoencoders(9, seed=4) if net.config.scaling_factor != 0.18215)
     theirs.save_pretrained(tmp_path)
     config, tensors = hub.read(tmp_path)
     net = KLAutoencoder(hub.from_config(config))

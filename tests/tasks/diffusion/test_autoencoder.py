@@ -109,7 +109,7 @@ def test_noise_is_new_each_time_and_processes_share_a_batch():
     moments = Moments(zeros, zeros, torch.arange(4))
     whole = LatentBatches(moments, 4, scale=torch.tensor(2.0), seed=5)
     first, second = next(whole), next(whole)
-    assert not torch.equal(first[0][first[1].argsort()], second[0][second[1].argsort()])
+    assert not torch.equal(first[0], second[0])
     parts = [
         next(LatentBatches(moments, 4, scale=torch.tensor(2.0), seed=5, rank=rank, world_size=2))
         for rank in (0, 1)

@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder; with --weights the name of a network")
     add("--weights", metavar="FILE", help="published weights, in place of a run")
-    add("--prompt", metavar="TEXT", help="prompt: the beginning of the text, or the image's caption")
+    add("--prompt", metavar="TEXT", help="prompt: the text's beginning, the image's caption, or a sound FILE")
     add(
         "--upsample", metavar="WHEN", help="DALL-E 3: rewrite a short prompt in detail: auto, always or never"
     )
-    add("--label", metavar="K", help="class label of the images (default: all in turn)")
+    add("--label", metavar="K", help="class label of the images or sounds (default: all in turn)")
     add("--from-label", metavar="K", help="path in latent space: the class it begins at, with --to-label")
     add("--to-label", metavar="K", help="the class that it ends at, or whose direction it takes")
     add("--image", metavar="FILE", help="the image, or folder of them, that it begins at (default: samples)")
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="StyleGAN: a sheet of images whose layers FIRST to LAST have the styles of others",
     )
     add("--tempo", metavar="X", type=float, help="music: tempo in quarter notes per minute")
-    add("--out", metavar="FILE", help="output file; music: FILE.mid, images: FILE.png, a film: FILE.gif")
+    add("--out", metavar="FILE", help="output file: of music .mid, sound .wav, images .png, a film .gif")
     add("--last", action="store_true", help=LAST_HELP)
     add("--device", default="auto", help="auto, cpu, cuda or mps")
 
@@ -87,11 +87,13 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.runs.recipes import read_recipe
 
     # a file of music or images is written by the system, a text here
-    is_written = args.out is not None and args.out.lower().endswith((".mid", ".midi", ".png", ".gif"))
+    is_written = args.out is not None and args.out.lower().endswith((".mid", ".midi", ".wav", ".png", ".gif"))
     excluded = ("run", *(() if is_written else ("out",)))
     options = {k: v for k, v in vars(args).items() if k not in excluded and v is not None}
     if not is_written and (args.weights or read_recipe(Path(args.run))[0].chapter == "generative"):
-        raise BadInput(f"{args.run} generates images: give the file with --out FILE.png")
+        is_sound = not args.weights and read_recipe(Path(args.run))[0].name == "audiolm"
+        what, file = ("sound", "FILE.wav") if is_sound else ("images", "FILE.png")
+        raise BadInput(f"{args.run} generates {what}: give the file with --out {file}")
     texts = sample(args.run, **options)
     joined = "\n\n".join(texts)
     if args.out is None or is_written:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchstone.data import download
 from torchstone.data.bad_files import DAMAGED_ZIP
 from torchstone.errors import BadInput, first_line
+from torchstone.files import atomic_write
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 MIN_SECONDS = 0.05
@@ -85,6 +86,22 @@ def read_audio(file: str | Path | io.BytesIO, sample_rate: int, name: str = "") 
         problem = f"has nothing left at {sample_rate} Hz" if loudest == 0 else f"has samples up to {peak:.2g}"
         raise BadInput(f"{name} {problem}: export it again, within full scale")
     return wave / loudest
+
+
+def write_wave(wave: Float[Tensor, " samples"], file: str | Path, sample_rate: int) -> Path:
+    """Write a sound as WAV of 16 bits; what is beyond full scale is clipped.
+
+    Raises:
+        BadInput: soundfile is not installed, or another ending than `.wav`.
+    """
+    file = Path(file)
+    if file.suffix.lower() != ".wav":
+        raise BadInput(f"{file} is no name of a sound: give FILE.wav")
+    samples = (wave.detach().cpu().clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+    soundfile = _imported("soundfile")
+    with atomic_write(file) as new:
+        soundfile.write(new, samples, sample_rate, format="WAV", subtype="PCM_16")
+    return file
 
 
 def clipped_fraction(channels: Float[np.ndarray, "samples channels"]) -> float:

