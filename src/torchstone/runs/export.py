@@ -24,7 +24,14 @@ from torchstone.errors import BadInput, NotSaved
 
 ENDINGS = (".onnx", ".pt2")
 TOLERANCE = 1e-4  # relative to the largest logit where that is above 1
-GENERATIVE = ("adversarial", "audio_lm", "autoencode", "density", "diffuse", "unclip")  # of generative systems
+GENERATIVE = (
+    "adversarial",
+    "audio_lm",
+    "autoencode",
+    "density",
+    "diffuse",
+    "unclip",
+)  # of generative systems
 CARD = "card.json"  # where the facts stand in a .pt2
 
 
