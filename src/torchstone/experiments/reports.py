@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchstone.engine.console import notify
-from torchstone.experiments.catalogue import CHAPTERS, NAMES, read_claim
+from torchstone.experiments.catalogue import CHAPTERS, NAMES, UNMEASURED, read_claim
 from torchstone.experiments.running import FIGURE, RESULT, Measurement, record_of, run_claim
 
 WIDTH = 100
@@ -36,7 +36,7 @@ def print_claim(name: str) -> None:
     print(f"  cost: about {claim.minutes:g} minutes of one core, seeds {', '.join(map(str, claim.seeds))}")
     record = record_of(name)
     if record is None:
-        print(f"  not measured yet: torchstone claims run {name}")
+        print(f"  no record ({UNMEASURED[name]}): torchstone claims run {name}")
     else:
         print_verdict(record)
 

@@ -100,9 +100,13 @@ def judge(rows: list[Row]) -> Verdict:
     faster = paired("updates to the loss, plain − batch norm", best("plain"), best("batch norm"))
     wider = paired("rates that train, batch norm − plain", stable("batch norm"), stable("plain"))
     noisy = paired("updates, plain − norm and noise", best("plain"), best("batch norm, then noise"))
-    small = paired(
-        "updates in batches of 2, plain − norm", best("plain, batches of 2"), best("norm, batches of 2")
-    )
+
+    def accurate(name: str) -> list[float]:
+        """Test accuracy at the best rate."""
+        return [max(row[name]["accuracy"]) for row in rows]
+
+    few = {name: accurate(name) for name in ("norm, batches of 2", "plain, batches of 2")}
+    small = paired("test accuracy in batches of 2, norm − plain", *few.values())
     mean = {name: sum(best(name)) / len(rows) for name in NETWORKS}
     finding = (
         f"{mean['batch norm']:.0f} updates to a loss of {LEVEL}, {mean['plain']:.0f} without, each at "
@@ -116,8 +120,11 @@ def judge(rows: list[Row]) -> Verdict:
         return Verdict("not seen here", finding, differences)
     reason = "; so a smaller covariate shift is not the reason" if noisy.is_above_zero else ""
     if not small.is_above_zero:
-        condition = f"batches are large enough (of 2 it takes {mean['norm, batches of 2']:.0f} and "
-        condition += f"{mean['plain, batches of 2']:.0f} without): {finding}{reason}"
+        with_norm, without = (sum(values) / len(rows) for values in few.values())
+        condition = (
+            f"batches are large enough (of 2, test accuracy is {with_norm:.2f} at the best rate, and "
+            f"{without:.2f} without): {finding}{reason}"
+        )
         return Verdict("holds only when", condition, differences)
     return Verdict("holds", finding + reason, differences)
 
