@@ -44,8 +44,9 @@ def test_overloads_of_train_have_all_of_its_arguments():
     forms = [each for each in tree.body if isinstance(each, ast.FunctionDef) and each.name == "train"]
     arguments = [{each.arg for each in form.args.kwonlyargs} for form in forms]
     print(sorted(arguments[-1]))
-    assert len(forms) == 3
-    assert arguments[0] == arguments[1] == arguments[2] >= {"epochs", "patience", "best_metric", "seeds"}
+    assert len(forms) == 4  # a run, several seeds, folds; and the function itself
+    assert all(each == arguments[-1] for each in arguments)
+    assert arguments[-1] >= {"epochs", "patience", "best_metric", "seeds", "folds"}
 
 
 def test_api_types_as_a_checker_sees_them(tmp_path):

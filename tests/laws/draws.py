@@ -43,6 +43,7 @@ GLOBAL = {
     ("parts/transformer/block_attention.py", "torch.randint"),  # the seed of the blocks of a new network
     ("parts/dropout.py", "x.new_empty(x.shape).bernoulli_"),
     ("parts/dropout.py", "x.new_empty(*x.shape[:2], rows, columns).bernoulli_"),  # of blocks
+    ("parts/audio/codec.py", "torch.randn_like"),  # initial weights
     ("engine/update.py", "torch.randn_like"),  # noise in the gradient, on the device that it is on
 }
 

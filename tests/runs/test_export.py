@@ -73,6 +73,7 @@ TEXT = (
 OTHERWISE = {
     "vlm": "vlm writes an answer token by token.*torchstone predict",
     "clip": "clip takes images and texts.*--format hf",
+    "dalle2": "dalle2 takes images and texts.*--format hf",  # of its first stage, CLIP
     "cyclegan": "cyclegan makes images of images.*torchstone predict",
     "pix2pix": "pix2pix makes images of images.*torchstone predict",
 }

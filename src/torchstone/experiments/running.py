@@ -14,8 +14,8 @@ from torchstone.experiments.claim import Row, Verdict
 from torchstone.files import atomic_write, parse_json
 from torchstone.plots.canvas import save
 from torchstone.runs.folder import environment
+from torchstone.runs.records import ENVIRONMENT_FIELDS
 from torchstone.runs.records import FOLDER as RECORDS
-from torchstone.runs.records import KEPT
 
 RESULT, FIGURE = "result.json", "figure.png"
 FOLDER = RECORDS / "claims"
@@ -83,7 +83,7 @@ def run_claim(name: str, out: Path, seeds: Sequence[int] | None = None) -> Measu
             measured.seeds.append(seed)
             measured.rows.append(row)
             measured.core_seconds.append(round(time.process_time() - began, 1))
-            measured.environment = {k: v for k, v in environment().items() if k in KEPT}
+            measured.environment = {k: v for k, v in environment().items() if k in ENVIRONMENT_FIELDS}
             write_measurement(measured, file)
     chosen = select(measured, seeds)
     save(module.draw(chosen.rows), out / FIGURE)

@@ -13,7 +13,17 @@ _HERE = Path(__file__).resolve().parent
 FOLDER = next((f for f in (_HERE.parents[2] / "records", _HERE.parent / "records") if f.is_dir()), _HERE)
 CURVES = FOLDER.parent / "docs" / "images" / "curves"  # of validation, as measured
 # what a record says of where it was measured
-KEPT = ("python", "versions", "commit", "platform", "processor", "cores", "threads", "gpu", "started")
+ENVIRONMENT_FIELDS = (
+    "python",
+    "versions",
+    "commit",
+    "platform",
+    "processor",
+    "cores",
+    "threads",
+    "gpu",
+    "started",
+)
 
 
 @dataclass(frozen=True)

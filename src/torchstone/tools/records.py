@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from torchstone.engine import openmp
-from torchstone.runs.records import CURVES, FOLDER, KEPT, Record
+from torchstone.runs.records import CURVES, ENVIRONMENT_FIELDS, FOLDER, Record
 from torchstone.tools import docs
 
 
@@ -75,7 +75,7 @@ def measure(name: str, plan: dict, data_root: Path | None, runs_folder: Path | N
         values=values,
         seconds=seconds,
         parameters=count,
-        environment={key: value for key, value in environment.items() if key in KEPT},
+        environment={key: value for key, value in environment.items() if key in ENVIRONMENT_FIELDS},
         baselines={name: statistics.mean(each) for name, each in baselines.items()},
         core_seconds=core_seconds if len(core_seconds) == len(values) else [],
     )

@@ -22,7 +22,7 @@ CLAIM = Claim(
     seeds=(0, 1, 2, 3, 4),
 )
 RATES = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 10.0)
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": {"optimizer": "sgd", "momentum": 0.0},
     "momentum": {"optimizer": "sgd", "momentum": 0.9},
     "Adam": {"optimizer": "adam"},
@@ -36,7 +36,7 @@ def measure(seed: int) -> Row:
     for name, settings in OPTIMIZERS.items():
         row[name] = []
         for lr in RATES:
-            optim = OptimConfig(lr=lr, lr_schedule="constant", **settings)  # ty: ignore[invalid-argument-type]
+            optim = OptimConfig(lr=lr, lr_schedule="constant", **settings)
             recipe = replace(mlp.Recipe(), seed=seed, steps=200, widths=(64, 64), optim=optim)
             outcome = train_mlp(recipe, data)
             last = sum(outcome.losses[-20:]) / 20

@@ -30,7 +30,7 @@ NETWORKS = {
     "tanh, Xavier": ("tanh", "xavier"),
     "ReLU, He": ("relu", "he"),
 }
-KEPT = 2.0  # decades within which a gradient is kept
+LARGEST_CHANGE = 2.0  # decades by which a gradient that keeps its scale may change
 
 
 def measure(seed: int) -> Row:
@@ -69,8 +69,8 @@ def judge(rows: list[Row]) -> Verdict:
         for name, values in last.items()
         if not name.startswith("sigmoid")
     ]
-    kept = all(abs(mean[name]) < KEPT for name in NETWORKS if not name.startswith("sigmoid"))
-    does = kept and mean["sigmoid, Xavier"] < -3 and all(d.is_below_zero for d in differences)
+    others_keep = all(abs(mean[name]) < LARGEST_CHANGE for name in NETWORKS if not name.startswith("sigmoid"))
+    does = others_keep and mean["sigmoid, Xavier"] < -3 and all(d.is_below_zero for d in differences)
     finding = (
         f"at {DEPTHS[-1]} layers the first layer's gradient is 10^{mean['sigmoid, Xavier']:.1f} of the last "
         f"one's with sigmoids, 10^{mean['tanh, Xavier']:.1f} with tanh, 10^{mean['ReLU, He']:.1f} with ReLU"

@@ -199,7 +199,8 @@ def sample_request(
             )
         else:
             noise = draw(model, len(rows), generator)
-        with eval_mode(model):
+        # here too: a type checker around `generate` hides from its own no_grad that it is a generator
+        with torch.no_grad(), eval_mode(model):
             loop = generate(
                 model,
                 solver.to(noise.device),
