@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from torchstone.cli.main import main
-from torchstone.experiments import running
+from torchstone.experiments import page, reports, running
 from torchstone.experiments.claims import sigmoid_vanishes, weight_sharing
 from torchstone.experiments.training import balanced_index, steps_to
+from torchstone.tools import claims
 
 NAME = "sigmoid-vanishes"
 
@@ -126,3 +127,21 @@ def test_locally_connected_with_equal_weights_is_a_convolution():
     difference = layer(x) - torch.nn.functional.conv2d(x, shared, stride=2)
     assert difference[:, :, 0, 0].abs().min() > 0
     assert difference.flatten(2)[:, :, 1:].abs().max() < 1e-12
+
+
+def test_tools_claims_writes_record_and_figure(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "FOLDER", tmp_path / "records")
+    monkeypatch.setattr(page, "FIGURES", tmp_path / "images")
+    claims.measure(NAME, tmp_path / "runs")
+    record = running.record_of(NAME)
+    assert record is not None
+    assert record.seeds == list(sigmoid_vanishes.CLAIM.seeds)
+    assert record.environment["versions"]["torch"] == torch.__version__
+    assert page.figure_of(NAME).exists()
+
+
+def test_reports_say_that_one_seed_shows_nothing_and_why_there_is_no_record(capsys):
+    reports.print_claim("xavier-he")
+    assert "not measured yet" in capsys.readouterr().out
+    reports.print_verdict(running.Measurement(NAME, [0], [{k: [-9.0] for k in sigmoid_vanishes.NETWORKS}]))
+    assert "one seed: no interval" in capsys.readouterr().out
