@@ -30,7 +30,6 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
 }
 # those without a record, and why
 UNMEASURED: dict[str, str] = {
-    "cosine": "five minutes of one core; not measured yet",
     "xavier-he": "some ten minutes of one core; not measured yet",
 }
 NAMES = tuple(name for names in CHAPTERS.values() for name in names)
