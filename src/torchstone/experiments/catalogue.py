@@ -29,9 +29,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     ),
 }
 # those without a record, and why
-UNMEASURED: dict[str, str] = {
-    "xavier-he": "some ten minutes of one core; not measured yet",
-}
+UNMEASURED: dict[str, str] = {"xavier-he": "some ten minutes of one core; not measured yet"}
 NAMES = tuple(name for names in CHAPTERS.values() for name in names)
 
 
