@@ -1,6 +1,7 @@
 """Measuring a claim: seeds are kept one by one, numbers are those of the seed, the command line."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -102,6 +103,8 @@ def test_steps_to_is_the_first_full_window_at_the_level():
     assert steps_to(losses, 1.3) == naive
     assert steps_to(losses, 0.9) is None
     assert steps_to([0.1] * 19, 1.0) is None
+    assert steps_to([1e30, *[2.0] * 60], 1.0) is None  # what diverges and comes back has not arrived
+    assert steps_to([math.nan, *[2.0] * 60], 3.0) == 21
 
 
 def test_balanced_index_takes_as_many_of_each_class():

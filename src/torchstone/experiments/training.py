@@ -116,9 +116,8 @@ def tuned(outcomes: Mapping[float, Outcome], metric: str = "val/accuracy") -> tu
 
 def steps_to(losses: Sequence[float], level: float, window: int = 20) -> int | None:
     """Updates until the mean loss of the last `window` is at most `level`; None if it never is."""
-    total = 0.0
-    for number, loss in enumerate(losses, 1):
-        total += loss - (losses[number - 1 - window] if number > window else 0.0)
-        if number >= window and total / window <= level:
-            return number
+    for end in range(window, len(losses) + 1):
+        # each window anew: of a running sum that a loss of 1e20 went through nothing small is left
+        if sum(losses[end - window : end]) / window <= level:
+            return end
     return None
