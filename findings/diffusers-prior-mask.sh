@@ -6,7 +6,7 @@
 # It matters to whoever calls the network as its signature allows (attention_mask is optional), in training or
 # in a comparison: texts without padding seem to need no mask. The pipelines always give one.
 #
-# The product is always causal; its parity with this class is checked where a mask is given (torchstone verify dalle2).
+# The product is always causal; its parity with this class is checked where a mask is given (law 4 of tests/laws).
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

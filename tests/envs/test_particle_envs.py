@@ -7,8 +7,6 @@ from torchstone.envs.particle_envs import SCENARIOS
 from torchstone.envs.team_envs import ParticleEnvs, make_team_envs
 from torchstone.envs.team_episodes import play_episodes
 
-pytest.importorskip("mpe2")
-
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_equal_to_the_package(name):
