@@ -15,6 +15,7 @@ import torch
 
 import torchstone as ts
 from torchstone.data.vision.image_texts import load_image_texts
+from torchstone.metrics.paired import margin
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.metrics.retrieval import recall_at, retrieval_ranks
 from torchstone.references.diffusers import import_diffusers
@@ -66,13 +67,8 @@ def step_beside_diffusers() -> None:
 
 def interval(values: list[float]) -> str:
     """Mean and 95 % interval by Student's t."""
-    from scipy.stats import t
-
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.4f}"
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.4f} ± {half:.4f}"
+    half = margin(values)
+    return f"{statistics.mean(values):.4f}" + ("" if half is None else f" ± {half:.4f}")
 
 
 def two_against_one(folder: str, seeds: int) -> None:

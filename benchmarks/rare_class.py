@@ -27,7 +27,7 @@ import torch
 
 from torchstone import api
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images
-from torchstone.runs.augment import interval
+from torchstone.metrics.paired import margin
 from torchstone.systems.generative import CLASSIFIER
 from torchstone.tasks.vision.class_balance import generate_missing, measure_gain, write_balanced
 
@@ -92,7 +92,7 @@ def main() -> None:
                 "recall_repeated": recalls[0].tolist(),
                 "recall_generated": recalls[1].tolist(),
                 "gain": difference.mean().item(),
-                "gain_margin": interval(difference.tolist()),
+                "gain_margin": margin(difference.tolist()),
                 "accuracy_repeated": gain.accuracy_repeated.mean().item(),
                 "accuracy_generated": gain.accuracy_generated.mean().item(),
             }
@@ -106,9 +106,9 @@ def main() -> None:
     ]
     for row in rows:
         means = [sum(row[f"recall_{arm}"]) / args.seeds for arm in ("repeated", "generated")]
-        margin = "" if row["gain_margin"] is None else f" ± {row['gain_margin']:.3f}"
+        half = "" if row["gain_margin"] is None else f" ± {row['gain_margin']:.3f}"
         lines.append(
-            f"| {row['augment']} | {means[0]:.3f} | {means[1]:.3f} | {row['gain']:+.3f}{margin} "
+            f"| {row['augment']} | {means[0]:.3f} | {means[1]:.3f} | {row['gain']:+.3f}{half} "
             f"| {row['accuracy_repeated']:.4f} | {row['accuracy_generated']:.4f} |"
         )
     (args.out / "rare_class.md").write_text("\n".join(lines) + "\n")

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from torchstone import api
-from torchstone.runs.augment import interval
+from torchstone.metrics.paired import margin
 from torchstone.systems.generative.ddpm import p_sample
 from torchstone.tasks.diffusion.recaption import decoder_tokens
 from torchstone.tasks.diffusion.sampler import SamplingConfig, sample_images
@@ -111,7 +111,7 @@ def compare(
         "theirs": f"{theirs}, {KINDS[their_kind]} prompts",
         "differences": differences,
         "mean": statistics.mean(differences),
-        "margin_over_seeds": interval(differences),
+        "margin_over_seeds": margin(differences),
         "interval_over_prompts": interval_over_prompts(*tables),
     }
 

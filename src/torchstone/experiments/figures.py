@@ -28,9 +28,8 @@ def curves(panels: Mapping[str, Curves], x: Sequence[float], x_label: str, **axi
             axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
         axes.set_xlabel(x_label, fontsize=9)
         axes.set(**axis)
-        if axis.get("xscale") == "log":
-            axes.set_xticks(x, [f"{each:g}" for each in x])
-            axes.minorticks_off()
+        axes.set_xticks(x, [f"{each:g}" for each in x])  # where it was measured
+        axes.minorticks_off()
         axes.legend(**LEGEND)
     return figure
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 from torchstone.engine import rng
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput
+from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 
 LAYERS = 24  # in a picture, at most
@@ -178,6 +179,4 @@ def gradient_noise_scale(run: Any, batches: Sequence[Any]) -> NoiseScale:
 
 def evenly(items: Sequence[Any], count: int = LAYERS) -> list[Any]:
     """At most `count` of them, the first and the last among them."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+    return [items[i] for i in evenly_spaced(len(items), count).tolist()]

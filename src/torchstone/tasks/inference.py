@@ -1,7 +1,8 @@
 """What the inference of several tasks shares: input files, and the answer about one of them."""
 
+import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from torchstone.errors import BadInput, did_you_mean
 
 # of files with texts in them
 ENDINGS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".conll", ".pdf", ".docx")
+
+
+def with_options(use: Callable[..., Any], request: type) -> Callable[..., Any]:
+    """`use(model, metadata, **options)` with a signature that names the fields of `request`, a dataclass, as
+    its options: what the command line and `ts.sample` offer and check."""
+    outer = list(inspect.signature(use).parameters.values())[:2]
+    options = inspect.signature(request).parameters.values()
+    named = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+    vars(use)["__signature__"] = inspect.Signature([*outer, *named])
+    return use
 
 
 def class_index(label: str | int, classes: Sequence[str]) -> int:

@@ -95,6 +95,13 @@ def gradient_update(
     return GradientUpdateParts(update, state, eval_model)
 
 
+def train_only(model: nn.Module, *parts: nn.Module) -> None:
+    """Freeze all parameters of a network but those of `parts`, as a stage that trains these wants it."""
+    model.requires_grad_(False)
+    for part in parts:
+        part.requires_grad_(True)
+
+
 def make_optimizer(
     parameters: Iterable[nn.Parameter | dict[str, Any]],
     optim: OptimConfig,

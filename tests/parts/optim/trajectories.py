@@ -58,25 +58,12 @@ def gap(ours, theirs, *, steps=100, shapes=SHAPES, dtype=torch.float64, grouped=
 
 def resumed_gap(make, shapes=SHAPES):
     """Distance of the weights after 20 steps at once and after 10, a copy of the state dict, and 10 more."""
-    whole, halves = weights(shapes), weights(shapes)
-    optimizer = make(groups(whole))
-    for step in range(20):
-        set_gradients(whole, step)
-        optimizer.step()
-    optimizer = make(groups(halves))
-    for step in range(20):
-        if step == 10:
-            saved = copy.deepcopy(optimizer.state_dict())
-            optimizer = make(groups(halves))
-            optimizer.load_state_dict(saved)
-        set_gradients(halves, step)
-        optimizer.step()
-    return max(float((a.detach() - b.detach()).abs().max()) for a, b in zip(whole, halves, strict=True))
+    return exchanged_gap(make, make, shapes)
 
 
-def exchanged_gap(make, other):
+def exchanged_gap(make, other, shapes=SHAPES):
     """Distance of the weights after 20 steps of one, and after 10 of it, its state loaded by the other, 10 more."""
-    whole, halves = weights(), weights()
+    whole, halves = weights(shapes), weights(shapes)
     optimizer = make(groups(whole))
     for step in range(20):
         set_gradients(whole, step)

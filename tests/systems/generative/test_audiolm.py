@@ -15,8 +15,9 @@ from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
 from torchstone.systems.generative import audiolm
-from torchstone.tasks.audio.codec import train_only, update_codebooks
+from torchstone.tasks.audio.codec import update_codebooks
 from torchstone.tasks.audio.token_model import TokenLayout, continue_tokens, deinterleave, nats, unigram_nats
+from torchstone.tasks.optimization import train_only
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,9 @@ def test_commands(capsys, run, tmp_path):
     assert first.shape == (2, 3, 16, 16)
     assert torch.equal(first, torch.stack(ts.sample(run, **settings)))
     assert not torch.equal(first, torch.stack(ts.sample(run, **settings, seed=1)))
+    zero = torch.stack(ts.sample(run, **settings, guidance_scale=0))  # the empty text alone
+    assert torch.equal(zero, torch.stack(ts.sample(run, **settings | {"prompt": None}, guidance_scale=1)))
+    assert not torch.equal(zero, torch.stack(ts.sample(run, **settings, guidance_scale=1)))
     for solver in ("plms", "dpm_solver++"):
         assert not torch.equal(first, torch.stack(ts.sample(run, **settings, sampler=solver)))
     # Euler's step in σ/α is DDIM's, where both visit the same timesteps

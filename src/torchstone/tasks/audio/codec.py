@@ -16,7 +16,7 @@ from torchstone.parts.audio.codec import CodecOutput, NeuralCodec
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.parts.vae.residual_quantizer import BookStatistics, book_statistics
-from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.optimization import gradient_update, train_only
 
 Wave = Float[Tensor, " _"]  # of any length: one signature has several
 LEAST_POWER = 1e-12  # so that silence has a ratio
@@ -108,12 +108,6 @@ def train_codec(
         steps=recipe.steps,
         metadata=metadata,
     )
-
-
-def train_only(model: Any, part: torch.nn.Module) -> None:
-    """Freeze all parameters of `model` but those of `part`."""
-    model.requires_grad_(False)
-    part.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -15,8 +15,7 @@ from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.decoding.sampling import filter_logits
 from torchstone.parts.modes import eval_mode
-from torchstone.tasks.audio.codec import train_only
-from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.optimization import gradient_update, train_only
 
 Rows = Sequence[tuple[Tensor, Tensor]]  # tokens, and for each the next one
 CHUNK_SIZE = 32  # rows at a time

@@ -26,7 +26,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.vae.kl_autoencoder import KLAutoencoder
 from torchstone.plots.sample_grid import symmetric_range
-from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.optimization import gradient_update, train_only
 from torchstone.tasks.reconstruction import CHUNK_SIZE, psnr, reconstruction_distance, save_reconstructions
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 from torchstone.tasks.vision.stream import image_batches
@@ -99,12 +99,6 @@ def train_autoencoder(
         report=lambda folder: save_sheet(autoencoder, data, folder),
         metadata=metadata,
     )
-
-
-def train_only(model: Any, part: Any, *, but: bool = False) -> None:
-    """Freeze all of `model` but `part`; with `but`, `part` alone."""
-    model.requires_grad_(but)
-    part.requires_grad_(not but)
 
 
 def autoencoder_loss(net: Any, batch: AutoencoderBatch, kl_weight: float) -> dict[str, Tensor]:

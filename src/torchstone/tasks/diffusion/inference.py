@@ -1,7 +1,6 @@
 """Inference with a trained diffusion model: conditional samples, inpainting, and its metrics."""
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from torchstone.tasks.diffusion.sampler import (
     sample_images,
 )
 from torchstone.tasks.evaluate_samples import evaluate_samples
-from torchstone.tasks.inference import class_index
+from torchstone.tasks.inference import class_index, with_options
 from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -107,11 +106,7 @@ def make_sample(p_sample: PSample, classifier: Any) -> Callable[..., list]:
         """Images, uint8 (channel, height, width), or the name of the sheet they were written to."""
         return sample_request(p_sample, classifier, model, metadata, SampleRequest(**options))
 
-    outer = list(inspect.signature(sample).parameters.values())[:2]
-    options = list(inspect.signature(SampleRequest).parameters.values())
-    named = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
-    vars(sample)["__signature__"] = inspect.Signature([*outer, *named])
-    return sample
+    return with_options(sample, SampleRequest)
 
 
 def sample_request(

@@ -2,7 +2,6 @@
 in-painting."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from torchstone.plots.sample_grid import save_image_grid, symmetric_range, to_ui
 from torchstone.tasks.anomaly import check_finite
 from torchstone.tasks.diffusion.sampler import SamplingConfig
 from torchstone.tasks.diffusion.train import MAX_TOKENS, ConditionedData, caption_context
+from torchstone.tasks.inference import with_options
 
 Pixels = UInt8[Tensor, "count channel height width"]
 Images = Float[Tensor, "count channel height width"]
@@ -146,11 +146,7 @@ def make_sample(generate: Callable[..., Iterator[Tensor]], known: Callable[..., 
         """Images, uint8 (channel, height, width), or the name of the sheet they were written to."""
         return sample_request(generate, known, model, metadata, LatentRequest(**options))
 
-    outer = list(inspect.signature(sample).parameters.values())[:2]
-    options = list(inspect.signature(LatentRequest).parameters.values())
-    named = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
-    vars(sample)["__signature__"] = inspect.Signature([*outer, *named])
-    return sample
+    return with_options(sample, LatentRequest)
 
 
 def sample_request(
@@ -187,6 +183,8 @@ def sample_request(
     set_precision(model, request.precision)
     model.unet.set_attention_slices(request.attention_slices)
     text, empty = (encode_prompt(model, each) for each in tokens)
+    if scale in (0, 1):  # one of the two alone, in one pass
+        text, empty = (text if scale else empty), None
     generator = torch.Generator().manual_seed(request.seed)
     images: list[Tensor] = []
     for rows in torch.arange(count).split(CHUNK_SIZE):
@@ -206,7 +204,7 @@ def sample_request(
                 solver.to(noise.device),
                 noise,
                 text.expand(len(rows), -1, -1),
-                empty.expand(len(rows), -1, -1) if scale not in (0, 1) or request.negative_prompt else None,
+                None if empty is None else empty.expand(len(rows), -1, -1),
                 scale,
                 known,
             )

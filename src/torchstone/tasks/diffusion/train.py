@@ -28,7 +28,6 @@ from torchstone.tasks.diffusion.autoencoder import (
     latent_batches,
     reconstruction_metrics,
     save_sheet,
-    train_only,
 )
 from torchstone.tasks.diffusion.inference import bits_per_dim, guidance_sweep, plot_guidance_sweep
 from torchstone.tasks.diffusion.sampler import PSample, SamplingConfig, sample_images
@@ -200,7 +199,8 @@ def train_diffusion(
     if autoencoder is None:
         batches: Any = image_batches(recipe, data.train, image_metadata)
     else:
-        train_only(model, autoencoder, but=True)
+        model.requires_grad_(True)
+        autoencoder.requires_grad_(False)
         batches = latent_batches(autoencoder, recipe, data)
     has_coarse_head = getattr(model, "coarse_head", None) is not None
     update, state, eval_model = gradient_update(

@@ -1,7 +1,6 @@
 """A prior over image embeddings and a decoder of them: training as two Runs, and what is drawn with them."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,8 @@ from torchstone.parts.metrics.retrieval import recall_at, retrieval_ranks
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_final_samples, save_image_grid, symmetric_range, to_uint8
 from torchstone.tasks.diffusion.sampler import SamplingConfig
-from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.inference import with_options
+from torchstone.tasks.optimization import gradient_update, train_only
 from torchstone.tasks.vision.image_text import same_caption
 from torchstone.tasks.vision.stream import image_batches
 
@@ -133,10 +133,9 @@ class Setup:
         return UnclipBatches(batches, timesteps, shape, empty, **drops)
 
 
-def train_only(model: Any, part: nn.Module) -> list[nn.Parameter]:
+def train_part(model: Any, part: nn.Module) -> list[nn.Parameter]:
     """The parameters of `part`, the only ones that are not frozen; the scale of embeddings is."""
-    model.requires_grad_(False)
-    part.requires_grad_(True)
+    train_only(model, part)
     for scale in (model.prior.mean, model.prior.std):
         scale.requires_grad_(False)
     return [parameter for parameter in part.parameters() if parameter.requires_grad]
@@ -161,7 +160,7 @@ def train_prior(setup: Setup, algorithm: Algorithm, loss: Callable[..., dict[str
     model, recipe, data = setup.model, setup.recipe, setup.data
     prior = model.prior
     schedule = prior.process.noise_schedule().to(data.train.labels.device)
-    parameters = train_only(model, prior)
+    parameters = train_part(model, prior)
 
     def objective(net: Any, batch: UnclipBatch) -> dict[str, Tensor]:
         return loss(net, prior, schedule, *embed_batch(model, batch), batch)
@@ -205,7 +204,7 @@ def train_decoder(setup: Setup, algorithm: Algorithm, loss: Callable[..., Tensor
     model, recipe, data = setup.model, setup.recipe, setup.data
     decoder, process = model.decoder, model.decoder.process
     schedule = process.noise_schedule().to(data.train.labels.device)
-    parameters = train_only(model, decoder)
+    parameters = train_part(model, decoder)
 
     def objective(net: Any, batch: UnclipBatch) -> Tensor:
         return loss(net, process, schedule, *embed_batch(model, batch), batch)
@@ -466,11 +465,7 @@ def make_sample(algorithm: Algorithm) -> Callable[..., list]:
         check_stage(metadata, "sample")
         return sample_request(algorithm, model, metadata, SampleRequest(**options))
 
-    outer = list(inspect.signature(sample).parameters.values())[:2]
-    options = inspect.signature(SampleRequest).parameters.values()
-    named = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
-    vars(sample)["__signature__"] = inspect.Signature([*outer, *named])
-    return sample
+    return with_options(sample, SampleRequest)
 
 
 def sample_request(

@@ -27,7 +27,7 @@ from torchstone.parts.rl.cma_es import CMAES, check_search
 from torchstone.parts.rl.observations import BYTE
 from torchstone.parts.seeding import SeedStream, derive_generator, derive_seed
 from torchstone.parts.vae.elbo import reparameterize
-from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.optimization import gradient_update, train_only
 from torchstone.tasks.rl import evaluate as player
 from torchstone.tasks.rl.common import observation_scale
 from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, record_env, return_statistics
@@ -123,11 +123,6 @@ def prepare(model: Any, recipe: Any, model_config: dict[str, Any]) -> Setup:
     metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "env": env}
     metadata["dream"] = {"temperature": recipe.temperature, "seed": recipe.seed}
     return Setup(model, recipe, select_device(recipe.device), episodes, metadata)
-
-
-def train_only(model: nn.Module, part: nn.Module) -> None:
-    model.requires_grad_(False)
-    part.requires_grad_(True)
 
 
 # ------------------------------------------------------------------------------------------------- V
