@@ -106,6 +106,21 @@ RECIPES = {
         anneal_lr=False,
         total_timesteps=90_000,
     ),
+    # a data centre's set-points, tested in the weather of other places; pip install 'torchstone[cooling]'
+    "cooling": replace(
+        PENDULUM,
+        data="energyplus:2zone_datacenter",
+        num_envs=4,
+        num_steps=4,
+        gradient_steps=12,
+        batch_size=128,
+        learning_starts=2000,
+        gamma=0.9,
+        init_alpha=0.1,
+        total_timesteps=24_000,
+        eval_episodes=16,
+        record_video=False,
+    ),
     # for tests: seconds
     "smoke": replace(
         PENDULUM,
