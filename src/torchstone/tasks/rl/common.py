@@ -19,13 +19,7 @@ from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
-from torchstone.tasks.rl.evaluate import (
-    TEST,
-    VALIDATION,
-    PolicyEvaluator,
-    play,
-    record_env,
-)
+from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, play, record_env
 from torchstone.tasks.rl.storage import check_rollout_memory
 
 WANTED, FEWEST = 10, 8  # evaluations during training, and their episodes
@@ -216,6 +210,11 @@ def make_run(
         except Exception as error:  # noqa: BLE001  the training is finished, whatever an env does now
             notify(f"no video of an episode: {error}")
 
+    def draw(folder: Path) -> None:
+        from torchstone.tasks.rl.cooling import draw_week
+
+        draw_week(model, env["spec"], TEST, folder / "week.png")
+
     def validate_all() -> dict[str, float]:
         return full_validator.measure(model, VALIDATION)
 
@@ -229,6 +228,6 @@ def make_run(
         steps=recipe.updates,
         examples=examples,
         test=lambda: evaluator.measure(model, TEST, std=True),
-        report=report if recipe.record_video else None,
+        report=draw if is_own(recipe.data) else report if recipe.record_video else None,
         metadata=metadata,
     )

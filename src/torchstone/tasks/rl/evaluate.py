@@ -177,12 +177,21 @@ def play(
     *,
     episodes: int = 10,
     video: str | Path | None = None,
+    picture: str | Path | None = None,
     seed: int = TEST,
 ) -> list[float]:
     """The returns of `episodes` greedy episodes; the first one is recorded into `video`, `.mp4` or `.gif`.
-    Where it cannot be recorded, one line says why, and it is played all the same."""
+    Where it cannot be recorded, one line says why, and it is played all the same.
+
+    Args:
+        picture: of a data centre's cooling: a `.png` for a week that follows from the seed.
+    """
     env = env_metadata(metadata)
     _check_network_fits(metadata, env)
+    if picture is not None:
+        from torchstone.tasks.rl.cooling import draw_week
+
+        draw_week(model, env["spec"], seed, Path(picture))
     device = next(model.parameters()).device
     first: list[float] = []
     if video is not None:
