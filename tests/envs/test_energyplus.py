@@ -42,7 +42,7 @@ def test_reward_is_energy_and_what_is_outside_of_the_narrowed_band():
         (24.0, 26.9, 0.1),
     ):
         found = reward(READING._replace(east=east, west=west)) - reward(READING)
-        assert found == pytest.approx(-2 * excess), (east, west)
+        assert found == pytest.approx(-3 * excess), (east, west)
     assert READING._replace(east=27.0).is_in_band
     assert not READING._replace(west=27.01).is_in_band
     assert not READING._replace(east=17.9).is_in_band
