@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +151,40 @@ def make_optimizer(
             f"unknown optimizer {optim.optimizer!r}: {did_you_mean(optim.optimizer, [*makers, 'muon'])}"
         )
     return makers[optim.optimizer](parameters)
+
+
+VectorOptimizer = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lion"]
+
+
+def vector_optimizer(
+    name: str, lr: float, weight_decay: float = 0.0, **settings: dict[str, Any]
+) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    """The optimizer of a network whose weights are one vector, as agents' are: see `FlatGradientUpdate`.
+
+    Their rules go element by element; Muon's, which is for matrices, does not. `momentum` and `nesterov` have
+    a momentum of 0.9. All else is as torch has it by default.
+
+    Args:
+        name: one of `VectorOptimizer`.
+        settings: an optimizer's name to the settings that the paper has for it, such as `adam={"eps": 1e-5}`.
+
+    Raises:
+        BadInput: an unknown optimizer, or Muon.
+    """
+    sgd = partial(torch.optim.SGD, momentum=0.9)
+    makers: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": torch.optim.SGD,
+        "momentum": sgd,
+        "nesterov": partial(sgd, nesterov=True),
+        "adagrad": torch.optim.Adagrad,
+        "rmsprop": torch.optim.RMSprop,
+        "adam": partial(torch.optim.Adam, fused=True),
+        "adamw": partial(torch.optim.AdamW, fused=True),
+        "lion": Lion,
+    }
+    if name not in makers:
+        raise BadInput(f"unknown optimizer {name!r} of a vector: {did_you_mean(name, list(makers))}")
+    return partial(makers[name], lr=lr, weight_decay=weight_decay, **settings.get(name, {}))
 
 
 def muon_with_adamw(
