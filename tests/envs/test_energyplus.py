@@ -243,6 +243,18 @@ def test_the_child_hands_over_after_each_step_of_the_run_period(child):
     assert engine.process.poll() is not None
 
 
+def test_a_child_ends_with_its_parent_and_leaves_nothing(child):
+    for waits in (True, False):  # for the answer; with a report that nobody reads
+        engine = child()
+        if waits:
+            engine.read()
+        folder = Path(engine.folder.name)
+        engine.process.stdout.close()
+        engine.process.stdin.close()
+        assert engine.process.wait(timeout=60) == 0
+        assert not folder.exists()
+
+
 def test_the_end_of_the_engine_is_its_own_words(child):
     engine = child()
     engine.read()

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -59,7 +60,7 @@ class EnergyPlusProcess:
             "variables": variables,
             "meters": meters,
             "actuators": actuators,
-            "log": str(here / "stdout.txt"),
+            "folder": str(here),
         }
         command = [sys.executable, "-I", __file__, json.dumps(task)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
@@ -132,7 +133,7 @@ def run(task: dict[str, Any]) -> int:
     """The child's side: the engine's return code."""
     # the engine prints on its standard output, which is the parent's pipe
     answers, reports = os.dup(0), os.dup(1)
-    log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(os.path.join(task["folder"], "stdout.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1), os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     api = ctypes.CDLL(task["library"])
@@ -163,13 +164,14 @@ def run(task: dict[str, Any]) -> int:
             return
         if not readers:
             find()
-        os.write(reports, values.pack(*(read(state, number) for read, number in readers)))
         answer = b""
-        while len(answer) < settings.size:
-            part = os.read(answers, settings.size - len(answer))
-            if not part:  # the parent is gone
-                os._exit(0)
-            answer += part
+        with contextlib.suppress(BrokenPipeError):
+            os.write(reports, values.pack(*(read(state, number) for read, number in readers)))
+            while len(answer) < settings.size and (part := os.read(answers, settings.size - len(answer))):
+                answer += part
+        if len(answer) < settings.size:  # the parent is gone, and cannot remove the folder any more
+            shutil.rmtree(task["folder"], ignore_errors=True)
+            os._exit(0)
         for number, value in zip(targets, settings.unpack(answer), strict=True):
             api.setActuatorValue(state, number, value)
 
