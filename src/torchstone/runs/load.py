@@ -327,3 +327,14 @@ def plays_game(path: str | Path) -> bool:
     entry, _, recipe = read_recipe(Path(path))
     module = entry.module()
     return hasattr(module, "table") and getattr(module, "is_game", lambda data: True)(recipe.data)
+
+
+def draws_weeks(path: str | Path) -> bool:
+    """Whether a run's agent cools a data centre, of which there are pictures by the week.
+
+    Raises:
+        BadInput: no run.
+    """
+    from torchstone.envs.make import is_own
+
+    return is_own(str(read_recipe(Path(path))[2].data))

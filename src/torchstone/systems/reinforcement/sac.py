@@ -108,6 +108,21 @@ RECIPES = {
         anneal_lr=False,
         total_timesteps=90_000,
     ),
+    # a data centre's set-points, tested in the weather of other places; pip install 'torchstone[cooling]'
+    "cooling": replace(
+        PENDULUM,
+        data="energyplus:2zone_datacenter",
+        num_envs=4,
+        num_steps=4,
+        gradient_steps=12,
+        learning_starts=2000,
+        gamma=0.8,  # what a set-point does is nearly all in the same step
+        init_alpha=0.1,
+        target_entropy=-4.0,
+        total_timesteps=16_000,
+        eval_episodes=16,
+        record_video=False,
+    ),
     # for tests: seconds
     "smoke": replace(
         PENDULUM,
