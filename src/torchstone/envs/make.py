@@ -17,6 +17,7 @@ import numpy as np
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import refuse_skip
 
+TRAFFIC = "sumo:"  # see `envs.traffic`
 KNOWN = ("CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Hopper-v5", "ALE/Pong-v5", "…")
 # environments of this package: id, function, time limit
 OWN = (
@@ -61,7 +62,7 @@ def make_env(
     Args:
         spec: a Gymnasium id; `module:Id` for one that a module registers when it is imported; or
             `module:name` of a class or function in it that makes one. Modules are found in the current folder
-            too.
+            too. `sumo:NAME` is a traffic light, see `envs.traffic`.
         wrappers: each `Name`, of `gymnasium.wrappers` or of this package, or `module:Class` of another one;
             then `:argument=value` for each argument, the value a Python literal.
 
@@ -71,11 +72,15 @@ def make_env(
     """
     refuse_skip(spec)
     gymnasium = gym()
-    module = import_here(spec.partition(":")[0], f"the environment {spec}") if ":" in spec else None
+    module = import_here(spec.partition(":")[0], f"the environment {spec}") if _names_module(spec) else None
     if any(name.startswith("AtariPreprocessing") for name in wrappers):
         kwargs["frameskip"] = 1  # the wrapper skips frames itself
     factory = _factory(spec, module)
     try:
+        if spec.startswith(TRAFFIC):
+            from torchstone.envs.traffic import traffic
+
+            factory = functools.partial(traffic, spec)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # older versions of an environment
             if factory is None:
@@ -89,6 +94,8 @@ def make_env(
         raise BadInput(f"no environment {spec!r}: {known}") from error
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise BadInput(f"{spec} needs more: pip install 'torchstone[rl]' ({error})") from error
+    except BadInput:
+        raise
     except Exception as error:  # a constructor may raise anything
         raise BadInput(f"{spec} cannot be made: {_first_line(error)}{_newer(spec)}") from error
     _check_env(spec, env)
@@ -112,6 +119,10 @@ def make_env(
     from torchstone.envs.wrappers import as_array
 
     return as_array(env), max_episode_steps
+
+
+def _names_module(spec: str) -> bool:
+    return ":" in spec and not spec.startswith(TRAFFIC)
 
 
 def _factory(spec: str, module: Any) -> Any:
@@ -264,7 +275,7 @@ class Facts(NamedTuple):
 def facts(spec: str, wrappers: Sequence[str] = ()) -> Facts:
     """What is known of an environment, of which one is made once."""
     refuse_skip(spec)
-    if ":" in spec:
+    if _names_module(spec):
         import_here(spec.partition(":")[0], f"the environment {spec}")
     return _facts(spec, tuple(wrappers), registration(spec))
 
@@ -272,6 +283,8 @@ def facts(spec: str, wrappers: Sequence[str] = ()) -> Facts:
 def registration(spec: str) -> Any:
     """What changes where another environment takes the name of one, as in a notebook."""
     found = gym().registry.get(spec.partition(":")[2] or spec)
+    if spec.startswith(TRAFFIC):
+        return None
     if found is None:
         module, _, name = spec.partition(":")
         return getattr(sys.modules.get(module), name, None) if name else None

@@ -136,6 +136,24 @@ RECIPES = {
         exploration_steps=12_000,
         total_timesteps=99_000,
     ),
+    # torchstone train dqn/traffic
+    "traffic": replace(
+        CARTPOLE,
+        data="sumo:cologne1",
+        hidden=(128, 128),
+        double_q=True,
+        n_step=3,
+        num_steps=64,
+        gradient_steps=32,
+        batch_size=128,
+        gamma=0.97,
+        final_epsilon=0.02,
+        exploration_steps=15_000,
+        learning_starts=1_000,
+        target_update_interval=4,
+        total_timesteps=45_000,
+        eval_episodes=3,
+    ),
     # torchstone train dqn/pong   2,010,000 steps; to be ≥ 18, unmeasured
     "pong": replace(ATARI, total_timesteps=2_000_000, exploration_steps=200_000, learning_starts=10_000),
     # torchstone train dqn/nature --data ALE/Breakout-v5   the paper's numbers, 50 million steps; unmeasured

@@ -14,15 +14,17 @@ from torchstone.engine.console import notify
 from torchstone.engine.device import select_device
 from torchstone.engine.run import EVALUATION_SHARE, FORWARDS, Examples, Run
 from torchstone.envs.backends import is_scaled
-from torchstone.envs.make import ActionKind, check_spaces, left_out
+from torchstone.envs.make import TRAFFIC, ActionKind, check_spaces, left_out
 from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
+from torchstone.tasks.rl import traffic
 from torchstone.tasks.rl.evaluate import (
     TEST,
     VALIDATION,
     PolicyEvaluator,
+    eval_wrappers,
     play,
     record_env,
     return_statistics,
@@ -191,6 +193,8 @@ def make_run(
         description += " (--max-episode-steps N for another limit)"
     if note := action_notes(recipe, stream, model):
         description += f"; {note}"
+    if stream.is_exact and envs_of(stream).replays:
+        description += "; resuming plays an interrupted episode's actions again from its seed"
     if not stream.is_exact:
         description += "; resuming begins new episodes"
     metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "env": env}
@@ -203,11 +207,16 @@ def make_run(
             f"{recipe.eval_episodes}, as the test does"
         )
 
+    is_traffic = recipe.data.startswith(TRAFFIC)
+
     def report(folder: Path) -> None:
         try:
-            play(model, metadata, episodes=1, video=folder / "episode.mp4")
+            if is_traffic:
+                traffic.report(model, recipe.data, eval_wrappers(recipe.wrappers), folder, TEST)
+            if recipe.record_video:
+                play(model, metadata, episodes=1, video=folder / "episode.mp4")
         except Exception as error:  # noqa: BLE001  the training is finished, whatever an env does now
-            notify(f"no video of an episode: {error}")
+            notify(f"no picture of an episode: {error}")
 
     def validate_all() -> dict[str, float]:
         return return_statistics(evaluator(model, VALIDATION))
@@ -222,6 +231,6 @@ def make_run(
         steps=recipe.updates,
         examples=examples,
         test=lambda: return_statistics(evaluator(model, TEST), std=True),
-        report=report if recipe.record_video else None,
+        report=report if recipe.record_video or is_traffic else None,
         metadata=metadata,
     )
