@@ -124,11 +124,11 @@ def test_the_reward_is_minus_the_mean_waiting():
 def test_an_observation_shows_each_lane():
     env = crossing()
     env.reset(seed=0)
-    for action in (0, 0, 1):
+    for action in (1, 0, 0):
         observation, *_ = env.step(action)
     seen = env.detectors
     assert observation.dtype == np.float32
-    expected = [0, 1, 5 / 60]
+    expected = [1, 0, 10 / 60]
     expected += [seen.vehicles[lane] / 10 for lane in SIGNAL.lanes]
     expected += [seen.stopped[lane] / 10 for lane in SIGNAL.lanes]
     expected += [seen.near[lane] / 10 for lane in SIGNAL.lanes]

@@ -27,7 +27,6 @@ import numpy as np
 
 from torchstone.envs.make import gym
 from torchstone.envs.sumo_process import (
-    SAMPLE_SECONDS,
     YELLOW,
     Detectors,
     Scenario,
@@ -143,7 +142,7 @@ def traffic(spec: str, render_mode: str | None = None, engine: Callable[[], Engi
             self._max_episode_steps = -(-seconds // DECISION)  # as Gymnasium's wrapper states it
             self.episode_seed, self.actions = 0, []
             self.detectors: Any = None
-            self.identity = identity(config) if is_sumo else {}
+            self.identity = identity(config, seconds) if is_sumo else {"seconds": {"episode": seconds}}
 
         def reset(self, *, seed: int | None = None, options: Any = None):
             super().reset(seed=seed)
@@ -218,9 +217,14 @@ def known_scenarios() -> Iterator[tuple[str, Path]]:
             yield config.parent.name, config
 
 
-def identity(config: Path) -> dict[str, Any]:
+def identity(config: Path, seconds: int) -> dict[str, Any]:
     """What is known of a scenario, so that another one is not taken for it."""
     files = sorted(file for file in config.parent.glob(f"{config.stem}*") if file.is_file())
     digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
-    times = {"decision": DECISION, "yellow": YELLOW_TIME, "min green": MIN_GREEN, "sample": SAMPLE_SECONDS}
+    times = {"episode": seconds, "decision": DECISION, "yellow": YELLOW_TIME, "min green": MIN_GREEN}
     return {"simulator": f"SUMO {importlib.metadata.version('libsumo')}", "files": digests, "seconds": times}
+
+
+def mean_waiting(total: float, identity: dict[str, Any]) -> float:
+    """Seconds that a vehicle has been standing, mean over an episode, from its return."""
+    return -total * DECISION / identity["seconds"]["episode"]

@@ -133,7 +133,7 @@ RECIPES = {
         buffer_size=50_000,
         target_update_interval=63,
         final_epsilon=0.1,
-        exploration_steps=12_000,
+        exploration_steps=8000,
         total_timesteps=99_000,
     ),
     # torchstone train dqn/traffic
@@ -148,10 +148,9 @@ RECIPES = {
         batch_size=128,
         gamma=0.97,
         final_epsilon=0.02,
-        exploration_steps=15_000,
-        learning_starts=1_000,
+        exploration_steps=8000,
         target_update_interval=4,
-        total_timesteps=45_000,
+        total_timesteps=30_000,
         eval_episodes=3,
     ),
     # torchstone train dqn/pong   2,010,000 steps; to be ≥ 18, unmeasured

@@ -28,6 +28,7 @@ from torchstone.tasks.rl.evaluate import (
     play,
     record_env,
     return_statistics,
+    test_statistics,
 )
 from torchstone.tasks.rl.storage import check_rollout_memory
 
@@ -230,7 +231,7 @@ def make_run(
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
         examples=examples,
-        test=lambda: return_statistics(evaluator(model, TEST), std=True),
+        test=lambda: test_statistics(recipe.data, recipe.wrappers, evaluator(model, TEST)),
         report=report if recipe.record_video or is_traffic else None,
         metadata=metadata,
     )

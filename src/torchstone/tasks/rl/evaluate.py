@@ -16,8 +16,9 @@ import torch
 from torchstone.data import identity
 from torchstone.engine.console import notify, progress
 from torchstone.envs.actor import Actor
-from torchstone.envs.make import facts, spaces
+from torchstone.envs.make import TRAFFIC, facts, spaces
 from torchstone.envs.offscreen import environment_variables, renderers
+from torchstone.envs.traffic import mean_waiting
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
@@ -102,6 +103,15 @@ def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, 
     return {"return": mean, "return_std": math.sqrt(squares / max(len(returns) - 1, 1))}
 
 
+def test_statistics(spec: str, wrappers: Sequence[str], returns: Sequence[float]) -> dict[str, float]:
+    """The measures of a test: mean return, its standard deviation, and of a traffic light mean waiting."""
+    statistics = return_statistics(returns, std=True)
+    if spec.startswith(TRAFFIC):
+        stated = facts(spec, tuple(wrappers)).identity["stated"]
+        statistics["waiting"] = mean_waiting(statistics["return"], stated)
+    return statistics
+
+
 def env_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """`env` of a run's metadata, which earlier versions called `world`."""
     metadata = with_new_names(metadata, {"world": "env"})
@@ -116,7 +126,8 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     _check_same_spaces(trained, env)
     _check_network_fits(metadata, env)
     device = next(model.parameters()).device
-    return return_statistics(_evaluator(env, env["episodes"], device)(model, TEST), std=True)
+    returns = _evaluator(env, env["episodes"], device)(model, TEST)
+    return test_statistics(env["spec"], env["wrappers"], returns)
 
 
 def record_env(spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> None:
