@@ -11,13 +11,14 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
-import torchstone as ts
 from torchstone.envs.make import close_env, make_env
 from torchstone.envs.traffic_control import play_baselines, play_hour
 from torchstone.parts.modes import eval_mode
+from torchstone.runs.load import load_run
 from torchstone.tasks.rl.traffic import agent_choice, interval, table
 
 FIRST_DAY = 30_011
@@ -54,20 +55,25 @@ print(*(" ".join(map(str, each)) for each in firsts), sep="\\n", file=out)
 
 def compare_runs(folders: list[str], days: int) -> None:
     began, baselines, agents = time.process_time(), {}, []
-    runs = [ts.load(folder, device="cpu") for folder in folders]
-    spec = runs[0].metadata["env"]["spec"]
+    runs = [load_run(Path(folder)) for folder in folders]
+    spec = runs[0][1]["env"]["spec"]
     env, _ = make_env(spec, (), None)
     for day in range(days):
         for name, hour in play_baselines(env.unwrapped, FIRST_DAY + day).items():
             baselines.setdefault(name, []).append(hour)
-    for run in runs:
-        with eval_mode(run.model):
-            hours = [play_hour(env, agent_choice(run.model), FIRST_DAY + day).measures for day in range(days)]
+    for folder, (model, *_) in zip(folders, runs, strict=True):
+        with eval_mode(model):
+            hours = [play_hour(env, agent_choice(model), FIRST_DAY + day).measures for day in range(days)]
         agents.append({key: statistics.fmean(hour[key] for hour in hours) for key in MEASURES})
-        print(f"{folders[len(agents) - 1]}: {agents[-1]}", flush=True)
+        print(f"{folder}: {agents[-1]}", flush=True)
     close_env(env)
-    print(f"{spec}, {days} days, {len(runs)} runs; {time.process_time() - began:.0f} CPU seconds without SUMO's")
-    cells = [interval([agent[key] for agent in agents], digits) for key, digits in zip(MEASURES, (2, 1, 0, 0), strict=True)]
+    print(
+        f"{spec}, {days} days, {len(runs)} runs; {time.process_time() - began:.0f} CPU seconds without SUMO's"
+    )
+    cells = [
+        interval([agent[key] for agent in agents], digits)
+        for key, digits in zip(MEASURES, (2, 1, 0, 0), strict=True)
+    ]
     lines = table(baselines).splitlines()
     print("\n".join([*lines[:2], f"| agent, over {len(runs)} seeds | {' | '.join(cells)} |", *lines[2:]]))
 
@@ -83,7 +89,6 @@ def compare_speed(pairs: int) -> None:
     for pair in range(pairs):
         began = time.process_time() + children()
         env, _ = make_env("sumo:cologne1", (), None)
-        started = children()
         generator = torch.Generator().manual_seed(0)
         env.reset(seed=pair)
         steps, is_over = 0, False
@@ -92,12 +97,15 @@ def compare_speed(pairs: int) -> None:
             steps += 1
         close_env(env)
         ours.append((time.process_time() + children() - began) / steps * 1000)
-        answer = subprocess.run([sys.executable, "-c", PEER], capture_output=True, text=True, check=True).stdout
+        answer = subprocess.run(
+            [sys.executable, "-c", PEER], capture_output=True, text=True, check=True
+        ).stdout
         rows = [list(map(float, line.split())) for line in answer.split("\n") if line]
         theirs.append(rows[0][3] / 720 * 1000)
-        del started
-    print(f"ms of CPU a decision: {statistics.median(ours):.2f} here (start included), {statistics.median(theirs):.2f} in sumo-rl; "
-          f"ratio {statistics.median(a / b for a, b in zip(ours, theirs, strict=True)):.2f}, {pairs} pairs")
+    print(
+        f"ms of CPU a decision: {statistics.median(ours):.2f} here (start included), {statistics.median(theirs):.2f} in sumo-rl; "
+        f"ratio {statistics.median(a / b for a, b in zip(ours, theirs, strict=True)):.2f}, {pairs} pairs"
+    )
     print("sumo-rl, seed given once, the same actions: mean waiting", *(f"{row[0]:.6f}" for row in rows))
     print(f"actions that ask for another phase: {rows[0][2]:.0f}, dropped: {rows[0][1]:.0f}")
 

@@ -59,7 +59,9 @@ class ToyEngine:
             cost += sum(everyone) / max(len(everyone), 1)
             if self.time % 5 == 0:
                 waiting = sum(everyone) / max(len(everyone), 1)
-                samples.append(Sample(float(self.time), waiting, sum(s > 0 for s in everyone), len(everyone), 0))
+                samples.append(
+                    Sample(float(self.time), waiting, sum(s > 0 for s in everyone), len(everyone), 0)
+                )
         return self._detectors(history, samples, cost, arrived)
 
     def vehicles(self):
@@ -76,7 +78,9 @@ class ToyEngine:
         counts = {lane: len(queue) for lane, queue in self.queues.items()}
         everywhere = {**counts, "south_0": 0, "west_0": 0}
         waiting = {lane: float(sum(queue)) for lane, queue in self.queues.items()}
-        return Detectors(float(self.time), everywhere, everywhere, waiting, counts, cost, history, samples, arrived)
+        return Detectors(
+            float(self.time), everywhere, everywhere, waiting, counts, cost, history, samples, arrived
+        )
 
 
 def crossing(render_mode=None):

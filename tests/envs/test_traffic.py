@@ -36,7 +36,10 @@ def hour(env, actions, **reset):
 def test_phases_are_the_programs_greens():
     assert green_phases(SIGNAL) == ["Gr", "rG"]
     phases = [Phase(state, 1, 1, 1) for state in ("rrr", "GrG", "yrG", "rGG", "GrG", "ssr")]
-    assert green_phases(Signal("s", tuple(phases), (), ())) == ["GrG", "rGG"]  # all red is no choice, nor twice
+    assert green_phases(Signal("s", tuple(phases), (), ())) == [
+        "GrG",
+        "rGG",
+    ]  # all red is no choice, nor twice
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,10 @@ def test_an_hour_is_as_long_whatever_is_done(policy):
 
 def test_a_seed_begins_a_sequence_of_days_and_not_one_day_for_ever():
     env = crossing()
-    days = [hour(env, lambda t: t // 2 % 2, seed=5)[0], *(hour(env, lambda t: t // 2 % 2)[0] for _ in range(3))]
+    days = [
+        hour(env, lambda t: t // 2 % 2, seed=5)[0],
+        *(hour(env, lambda t: t // 2 % 2)[0] for _ in range(3)),
+    ]
     seeds = env.engine.begun
     assert len(set(seeds)) == 4
     assert not any(np.array_equal(days[0], other) for other in days[1:])
@@ -160,7 +166,9 @@ def test_without_its_last_action_it_does_not():
     replay = type(inner).replay
     type(inner).replay = lambda self: (self.actions.pop(), replay(self))
     other.load_state_dict(one.state_dict())
-    assert not torch.equal(one.step(torch.tensor([1])).next_observation, other.step(torch.tensor([1])).next_observation)
+    assert not torch.equal(
+        one.step(torch.tensor([1])).next_observation, other.step(torch.tensor([1])).next_observation
+    )
 
 
 def test_a_frame_shows_lights_and_vehicles():
@@ -185,7 +193,9 @@ def test_a_missing_simulator_says_what_to_install(monkeypatch):
 
 def test_a_scenario_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "is_installed", lambda: True)
-    monkeypatch.setattr(module, "known_scenarios", lambda: iter([("cologne1", tmp_path / "cologne1.sumocfg")]))
+    monkeypatch.setattr(
+        module, "known_scenarios", lambda: iter([("cologne1", tmp_path / "cologne1.sumocfg")])
+    )
     with pytest.raises(BadInput, match=r"no scenario 'sumo:colonge1': did you mean cologne1"):
         find_scenario("sumo:colonge1")
     with pytest.raises(BadInput, match=r"no file .*my.sumocfg"):
@@ -201,3 +211,81 @@ def test_several_signals_are_refused():
 
     with pytest.raises(BadInput, match="has 2 signals, and an agent controls one"):
         traffic("two", engine=Two)
+
+
+def sumo_hour(envs, actions):
+    steps = [envs.step(torch.tensor([action])) for action in actions]
+    return torch.cat([step.next_observation for step in steps]), torch.cat([step.reward for step in steps])
+
+
+ACTIONS = [t // 3 % 4 for t in range(80)]
+
+
+@pytest.mark.sweep
+def test_sumo_is_a_function_of_seed_and_actions_and_two_seeds_are_two_days():
+    envs = VectorEnv("sumo:cologne1", seed=1)
+    first = sumo_hour(envs, ACTIONS)
+    envs.reset(2)
+    other = sumo_hour(envs, ACTIONS)
+    envs.reset(1)
+    again = sumo_hour(envs, ACTIONS)
+    assert all(map(torch.equal, first, again))  # in a process that has played before
+    assert not torch.equal(first[0], other[0])
+    envs.close()
+
+
+@pytest.mark.sweep
+def test_a_checkpoint_in_sumo_continues_the_very_day():
+    one, other = VectorEnv("sumo:cologne1", seed=3), VectorEnv("sumo:cologne1", seed=9)
+    sumo_hour(one, ACTIONS)
+    other.load_state_dict(one.state_dict())
+    assert one.is_exact
+    assert all(map(torch.equal, sumo_hour(one, ACTIONS[::-1]), sumo_hour(other, ACTIONS[::-1])))
+    one.close(), other.close()
+
+
+@pytest.mark.sweep
+def test_sumo_carries_out_every_switch():
+    env, _ = make_env("sumo:cologne1", (), None)
+    inner = env.unwrapped
+    env.reset(seed=0)
+    states = []
+    for t in range(40):
+        env.step(t % 4)
+        states += [state for (state,) in inner.detectors.states]
+        assert states[-1] == inner.timer.greens[t % 4]
+    assert states.count(inner.timer.greens[1]) == 50  # 10 times 5 s
+    assert env.render().shape == (480, 480, 3)
+    process = inner.engine.process
+    env.close()
+    assert process.poll() == 0  # nothing is left running
+
+
+@pytest.mark.sweep
+def test_the_fixed_program_waits_as_in_sumo_alone():
+    """8.8 s and 15.6 vehicles (sumo-rl's measure, libsumo straight, seed 1)."""
+    from torchstone.envs.traffic_control import Hour
+
+    env, _ = make_env("sumo:cologne1", (), None)
+    inner, hour = env.unwrapped, Hour()
+    inner.engine.begin(1)
+    for _ in range(720):
+        hour.add(inner.engine.advance([{}] * 5), inner.signal)
+    env.close()
+    assert hour.measures["waiting"] == pytest.approx(8.818, abs=0.2)
+    assert hour.measures["stopped"] == pytest.approx(15.56, abs=0.4)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("spec", ["sumo:cologne3", "sumo:berlin"])
+def test_other_scenarios_are_refused_in_one_line(spec):
+    with pytest.raises(BadInput, match=r"has 3 signals|no scenario 'sumo:berlin'.*cologne1") as refused:
+        facts(spec)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.sweep
+def test_what_sumo_cannot_run_is_said(tmp_path):
+    (tmp_path / "bad.sumocfg").write_text("<configuration/>")
+    with pytest.raises(BadInput, match=r"cannot be run: "):
+        facts(f"sumo:{tmp_path}/bad.sumocfg")

@@ -26,14 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from torchstone.envs.make import gym
-from torchstone.envs.sumo_process import (
-    YELLOW,
-    Detectors,
-    Scenario,
-    Signal,
-    SumoProcess,
-    is_installed,
-)
+from torchstone.envs.sumo_process import YELLOW, Detectors, Scenario, Signal, SumoProcess, is_installed
 from torchstone.errors import BadInput, did_you_mean
 
 PREFIX = "sumo:"

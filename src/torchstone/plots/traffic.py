@@ -12,7 +12,9 @@ COLORS = {"green": "#009E73", "yellow": "#E6B800"}
 MINUTE = 60.0
 
 
-def draw_waiting(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], file: Path, title: str) -> None:
+def draw_waiting(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], file: Path, title: str
+) -> None:
     """Mean waiting of a vehicle, minute by minute.
 
     Args:
@@ -63,7 +65,9 @@ def draw_signals(
         phases.set_yticklabels([f"phase {row + 1}" for row in range(len(greens))], fontsize=7)
         frame(phases, name if index else f"{title}\n{name}")
         for color, (approach, (seconds, counts)) in zip(PALETTE, queues.items(), strict=False):
-            lines.step(np.asarray(seconds) / MINUTE, counts, where="post", label=approach, color=color, lw=1.2)
+            lines.step(
+                np.asarray(seconds) / MINUTE, counts, where="post", label=approach, color=color, lw=1.2
+            )
         lines.set(ylabel="standing", ylim=(0, max(highest, 1) * 1.05), xlim=(first / MINUTE, last / MINUTE))
         lines.grid(True, color="0.92")
     grid[1, 0].legend(**LEGEND, ncols=4, loc="upper right", title="approach", title_fontsize=8)
@@ -77,7 +81,9 @@ def phase_bars(states: Sequence[str], greens: Sequence[str]) -> list[tuple[int, 
     bars: list[tuple[int, int, int, str]] = []
     row, color, begin = 0, "", 0
     for second, state in enumerate([*states, ""]):
-        now, now_color = (greens.index(state), "green") if state in greens else (row, "yellow" if state else "")
+        now, now_color = (
+            (greens.index(state), "green") if state in greens else (row, "yellow" if state else "")
+        )
         if (now, now_color) != (row, color):
             if color:
                 bars.append((row, begin, second, color))

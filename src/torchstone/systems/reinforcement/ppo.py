@@ -148,21 +148,6 @@ RECIPES = {
     # torchstone train ppo/hopper   999,424 steps, 24 minutes; return 3,288 (seed 0), where
     # stable-baselines3 has 2,175; --data HalfCheetah-v5 and the like too
     "hopper": replace(MUJOCO, data="Hopper-v5"),
-    # torchstone train ppo/traffic
-    "traffic": replace(
-        CARTPOLE,
-        data="sumo:cologne1",
-        num_envs=4,
-        num_steps=128,
-        epochs=10,
-        batch_size=128,
-        gamma=0.97,
-        gae_lambda=0.95,
-        normalize=True,
-        lr=5e-4,
-        total_timesteps=60_000,
-        eval_episodes=3,
-    ),
     # torchstone train ppo/pong   9,999,360 steps, for a GPU; unmeasured
     "pong": PONG,
     # torchstone train ppo/pong_half_hour   the beginning, for a CPU, with the paper's smaller network:

@@ -63,9 +63,7 @@ def queues(hour: Hour, begin: float) -> dict[str, tuple[list[float], list[int]]]
     """Vehicles that stand on each approach, the lanes of one road together, over time."""
     roads = dict.fromkeys(lane.rpartition("_")[0] for _, stopped in hour.stopped for lane in stopped)
     times = [time - begin for time, _ in hour.stopped]
-    return {
-        road: (times, [_on_road(stopped, road) for _, stopped in hour.stopped]) for road in roads
-    }
+    return {road: (times, [_on_road(stopped, road) for _, stopped in hour.stopped]) for road in roads}
 
 
 def _on_road(stopped: Mapping[str, int], road: str) -> int:
