@@ -1,5 +1,7 @@
 """A traffic light: the switch rule, seeds, reward and replay on a toy crossing; SUMO itself in the sweep."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from toy_crossing import SIGNAL, ToyEngine
 from torchstone.envs import traffic as module
 from torchstone.envs.make import facts, make_env
 from torchstone.envs.sumo_process import Phase, Signal
-from torchstone.envs.traffic import SignalTimer, find_scenario, green_phases, traffic, yellow_state
+from torchstone.envs.traffic import find_scenario, green_phases, traffic, yellow_state
 from torchstone.envs.vector_env import VectorEnv, is_snapshot_exact
 from torchstone.errors import BadInput
 
@@ -75,7 +77,7 @@ def test_no_phase_is_switched_to_green_without_yellow_and_greens_last():
     env = crossing()
     hour(env, lambda t: int(generator.integers(2)), seed=1)
     changes = env.engine.calls
-    for (begin, state), (end, following) in zip(changes, changes[1:], strict=False):
+    for (begin, state), (end, following) in itertools.pairwise(changes):
         assert end - begin == 2 if "y" in state else end - begin >= 5
         assert ("y" in state) != ("y" in following)
 
@@ -83,7 +85,7 @@ def test_no_phase_is_switched_to_green_without_yellow_and_greens_last():
 @pytest.mark.parametrize("policy", [lambda t: 0, lambda t: t % 2, lambda t: t // 3 % 2])
 def test_an_hour_is_as_long_whatever_is_done(policy):
     env = crossing()
-    _, _, times = hour(env, policy, seed=2)
+    hour(env, policy, seed=2)
     assert env.detectors.time == toy_crossing.SECONDS
     assert len(env.actions) <= env._max_episode_steps == 60
     assert VectorEnv(CROSSING).episode_limit == 60

@@ -3,15 +3,15 @@
 import json
 
 import pytest
-import toy_crossing
 import torch
+import toy_crossing
 
 import torchstone as ts
 from torchstone.envs.sumo_process import Sample
 from torchstone.envs.traffic import mean_waiting
 from torchstone.envs.traffic_control import Hour
 from torchstone.tasks.rl import common, traffic
-from torchstone.tasks.rl.evaluate import test_statistics as statistics_of
+from torchstone.tasks.rl.evaluate import evaluation_metrics
 
 
 class Alternating(torch.nn.Linear):
@@ -42,7 +42,7 @@ def test_lanes_of_a_road_are_one_approach():
 
 def test_waiting_follows_from_the_return():
     assert mean_waiting(-1440.0, {"seconds": {"episode": 3600}}) == pytest.approx(2.0)
-    assert "waiting" not in statistics_of("CartPole-v1", (), [1.0, 2.0])
+    assert "waiting" not in evaluation_metrics("CartPole-v1", (), [1.0, 2.0])
 
 
 def test_a_report_has_the_agent_beside_all_controllers(tmp_path, monkeypatch):

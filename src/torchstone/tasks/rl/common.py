@@ -25,10 +25,10 @@ from torchstone.tasks.rl.evaluate import (
     VALIDATION,
     PolicyEvaluator,
     eval_wrappers,
+    evaluation_metrics,
     play,
     record_env,
     return_statistics,
-    test_statistics,
 )
 from torchstone.tasks.rl.storage import check_rollout_memory
 
@@ -231,7 +231,7 @@ def make_run(
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
         examples=examples,
-        test=lambda: test_statistics(recipe.data, recipe.wrappers, evaluator(model, TEST)),
+        test=lambda: evaluation_metrics(recipe.data, recipe.wrappers, evaluator(model, TEST)),
         report=report if recipe.record_video or is_traffic else None,
         metadata=metadata,
     )

@@ -103,7 +103,7 @@ def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, 
     return {"return": mean, "return_std": math.sqrt(squares / max(len(returns) - 1, 1))}
 
 
-def test_statistics(spec: str, wrappers: Sequence[str], returns: Sequence[float]) -> dict[str, float]:
+def evaluation_metrics(spec: str, wrappers: Sequence[str], returns: Sequence[float]) -> dict[str, float]:
     """The measures of a test: mean return, its standard deviation, and of a traffic light mean waiting."""
     statistics = return_statistics(returns, std=True)
     if spec.startswith(TRAFFIC):
@@ -127,7 +127,7 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     _check_network_fits(metadata, env)
     device = next(model.parameters()).device
     returns = _evaluator(env, env["episodes"], device)(model, TEST)
-    return test_statistics(env["spec"], env["wrappers"], returns)
+    return evaluation_metrics(env["spec"], env["wrappers"], returns)
 
 
 def record_env(spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> None:
