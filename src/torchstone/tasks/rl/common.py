@@ -28,7 +28,6 @@ from torchstone.tasks.rl.evaluate import (
     evaluation_metrics,
     play,
     record_env,
-    return_statistics,
 )
 from torchstone.tasks.rl.storage import check_rollout_memory
 
@@ -219,19 +218,19 @@ def make_run(
         except Exception as error:  # noqa: BLE001  the training is finished, whatever an env does now
             notify(f"no picture of an episode: {error}")
 
-    def validate_all() -> dict[str, float]:
-        return return_statistics(evaluator(model, VALIDATION))
+    def measure(player: PolicyEvaluator, seed: int, std: bool = False) -> dict[str, float]:
+        return evaluation_metrics(recipe.data, recipe.wrappers, player(model, seed), std=std)
 
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: return_statistics(validator(model, VALIDATION)),
-        evaluate_all=None if validator is evaluator else validate_all,
+        evaluate=lambda: measure(validator, VALIDATION),
+        evaluate_all=None if validator is evaluator else lambda: measure(evaluator, VALIDATION),
         best_metric="return",
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
         examples=examples,
-        test=lambda: evaluation_metrics(recipe.data, recipe.wrappers, evaluator(model, TEST)),
+        test=lambda: measure(evaluator, TEST, std=True),
         report=report if recipe.record_video or is_traffic else None,
         metadata=metadata,
     )

@@ -103,9 +103,11 @@ def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, 
     return {"return": mean, "return_std": math.sqrt(squares / max(len(returns) - 1, 1))}
 
 
-def evaluation_metrics(spec: str, wrappers: Sequence[str], returns: Sequence[float]) -> dict[str, float]:
-    """The measures of a test: mean return, its standard deviation, and of a traffic light mean waiting."""
-    statistics = return_statistics(returns, std=True)
+def evaluation_metrics(
+    spec: str, wrappers: Sequence[str], returns: Sequence[float], *, std: bool = False
+) -> dict[str, float]:
+    """`return_statistics`, and of a traffic light the mean waiting."""
+    statistics = return_statistics(returns, std)
     if spec.startswith(TRAFFIC):
         stated = facts(spec, tuple(wrappers)).identity["stated"]
         statistics["waiting"] = mean_waiting(statistics["return"], stated)
@@ -127,7 +129,7 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     _check_network_fits(metadata, env)
     device = next(model.parameters()).device
     returns = _evaluator(env, env["episodes"], device)(model, TEST)
-    return evaluation_metrics(env["spec"], env["wrappers"], returns)
+    return evaluation_metrics(env["spec"], env["wrappers"], returns, std=True)
 
 
 def record_env(spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> None:
