@@ -1,12 +1,10 @@
 """Judges of the generative chapter's claims, and of those of batches and restarts: numbers for which a claim
 holds, and numbers whose arms are exchanged."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from torchstone.data.vision.dataset import ImageSplit
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.experiments import generators, ring
 from torchstone.experiments.claims import (
     beta_trade,
@@ -199,7 +197,8 @@ def test_sgd_noise_escapes_names_equal_epochs():
 def test_sharpness_of_logistic_regression_is_that_of_its_hessian():
     images = torch.tensor([[0, 128], [255, 0], [64, 64], [200, 30]], dtype=torch.uint8).view(4, 1, 1, 2)
     split = ImageSplit(torch.tensor([0, 1, 0, 1]), images)
-    data = SimpleNamespace(train=split, metadata={"mean": [0.5], "std": [0.5], "channels": 1, "size": 2})
+    metadata = {"mean": [0.5], "std": [0.5], "channels": 1, "size": 2}
+    data = ImageDataset("four", ("a", "b"), split, split, split, metadata, "four images")
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
     _, sharpness = sgd_noise_escapes.loss_and_sharpness(model, data, 0)

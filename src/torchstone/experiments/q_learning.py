@@ -21,7 +21,7 @@ RECIPE = replace(
     exploration_steps=4000,
     target_update_interval=2,
     anneal_lr=False,
-    total_timesteps=128 * 96,
+    total_timesteps=128 * 78,
     eval_episodes=8,
     record_video=False,
 )

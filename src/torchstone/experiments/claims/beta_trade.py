@@ -108,4 +108,7 @@ def draw(rows: list[Row]) -> Any:
             ("Fréchet distance of samples from the data", "samples"),
         )
     }
-    return curves(panels, BETAS, "β", xscale="log")
+    figure = curves(panels, BETAS, "β", xscale="log")
+    for axes in figure.axes[1:]:
+        axes.set_yscale("log")
+    return figure

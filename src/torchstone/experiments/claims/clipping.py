@@ -14,7 +14,7 @@ CLAIM = Claim(
     "clipping",
     "Clipping rewards lets DQN learn with one setting whatever the scale of the rewards.",
     "Mnih et al. 2015; van Hasselt et al. 2016b",
-    "DQN on CartPole, 12,288 steps, with rewards clipped to their sign, and with rewards times 1 and "
+    "DQN on CartPole, 9,984 steps, with rewards clipped to their sign, and with rewards times 1 and "
     "times 100: the mean return over the second half of the training, in units of the reward.",
     "A corridor of nine cells with 1 at its near end and 10 at its far end, where the size is what "
     "counts: there clipping must lose.",

@@ -12,16 +12,15 @@ CLAIM = Claim(
     "ppo-clips",
     "PPO's clipping prevents ruinous updates.",
     "Schulman et al. 2017",
-    "PPO on CartPole, 40,960 steps in rollouts of 1,024, at a constant rate of 0.001, with ε = 0.2 and "
+    "PPO on CartPole, 30,720 steps in rollouts of 1,024, at a constant rate of 0.001, with ε = 0.2 and "
     "without clipping, for 2, 10 and 40 epochs a rollout: the largest fall of the training return, as "
     "means of three updates, from one time to a later one, and the mean return of the last quarter.",
     "With few epochs the policy hardly leaves the one that collected the rollout: clipping must not matter.",
     minutes=2,
-    seeds=(0, 1, 2, 3),
 )
 EPOCHS = (2, 10, 40)
 ARMS = {"clipped": 0.2, "not clipped": 1e6}
-RECIPE = replace(ppo.CARTPOLE, total_timesteps=40_960, num_steps=128, anneal_lr=False, record_video=False)
+RECIPE = replace(ppo.CARTPOLE, total_timesteps=30_720, num_steps=128, anneal_lr=False, record_video=False)
 WINDOW = 3  # updates
 
 

@@ -11,7 +11,7 @@ CLAIM = Claim(
     "Experience replay lets Q-learning with a network learn, since it breaks the correlation of "
     "successive steps.",
     "Lin 1992; Mnih et al. 2013, 2015",
-    "DQN on CartPole, 12,288 steps, 64 minibatches of 64 after every 128 steps, from a replay buffer of "
+    "DQN on CartPole, 9,984 steps, 64 minibatches of 64 after every 128 steps, from a replay buffer of "
     "50,000 or 2,000 steps, or of the last 128 alone: the mean return of greedy episodes over the "
     "second half of the training.",
     "The number of minibatches is the same: if a short buffer were as good, replay would be reuse alone. "

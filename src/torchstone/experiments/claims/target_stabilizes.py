@@ -11,7 +11,7 @@ CLAIM = Claim(
     "target-stabilizes",
     "A target network stabilizes deep Q-learning.",
     "Mnih et al. 2015",
-    "DQN on CartPole, 12,288 steps, with a target network that is synchronized after every 128 "
+    "DQN on CartPole, 9,984 steps, with a target network that is synchronized after every 128 "
     "minibatches and without one, with targets of one reward and of five: the mean return over the second "
     "half of the training, and the highest mean Q-value of an update, which cannot exceed 1 / (1 − γ) = "
     "100 if it is right.",
