@@ -148,19 +148,17 @@ def test_trust_region_is_monotonic_only_if_hardly_an_update_loses():
             found.append(found[-1] + (-0.01 if i < losing else 0.02))
         return found
 
-    def rows(small, large):
+    def rows(smallest, usual, wide):
         def make(by):
-            large_here = large + (by > 0)
-            return {
-                "values": [values(small), values(small), values(large_here), values(large_here)],
-                "few": values(small),
-            }
+            counts = (smallest, usual, wide + (by > 0), wide)
+            return {"values": [values(count) for count in counts], "few": values(usual + 1)}
 
         return seeds_of(make)
 
-    assert trust_region.judge(rows(1, 12)).outcome == "holds"
-    assert trust_region.judge(rows(8, 20)).outcome == "holds only when"
-    assert trust_region.judge(rows(20, 3)).outcome == "not seen here"
+    assert trust_region.judge(rows(0, 1, 12)).outcome == "holds"
+    assert trust_region.judge(rows(0, 8, 20)).outcome == "holds only when"
+    assert trust_region.judge(rows(0, 0, 0)).outcome == "not seen here"  # the control
+    assert trust_region.judge(rows(20, 12, 1)).outcome == "not seen here"
 
 
 def test_trust_region_exact_value_is_that_of_played_episodes():

@@ -67,18 +67,20 @@ def shares(count):
 
 
 def test_gan_collapse_wants_fewer_modes_and_a_later_loss_that_has_all():
-    def rows(minimax, non_saturating, later):
+    def rows(minimax, non_saturating, later, many=1):
         def make(by):
             def turning(count):
                 at = [shares(count) if i % 2 else shares(count)[::-1] for i in range(12)]
                 return [*at[:-1], shares(max(1, count - 1) if by > 0 else count)]
 
             row = {"minimax": turning(minimax), "non-saturating": turning(non_saturating)}
-            return row | {"WGAN-GP": [shares(later)] * 12, "spectral norm": [shares(1)] * 12}
+            row |= {"WGAN-GP": [shares(later)] * 12, "spectral norm": [shares(1)] * 12}
+            return row | {gan_collapse.MANY: [shares(many)] * 12}
 
         return seeds_of(make)
 
     assert gan_collapse.judge(rows(2, 3, 8)).outcome == "holds"
+    assert "no more steps" in gan_collapse.judge(rows(2, 3, 8, many=8)).finding
     one = gan_collapse.judge(rows(8, 2, 8))
     assert one.outcome == "holds only when"
     assert "the loss is non-saturating" in one.finding
@@ -136,21 +138,26 @@ def test_diffusion_stable_wants_more_rates_and_a_grid_that_tells():
     assert "can not tell" in diffusion_stable.judge(rows(count, 1, 1)).finding
 
 
-def test_guidance_trade_wants_agreement_gained_and_variety_lost():
-    def rows(agreement, recall):
+def test_guidance_trade_wants_fidelity_gained_and_variety_lost():
+    def rows(agreement, precision, recall):
         def make(by):
             row = {key: [0.5] * len(guidance_trade.SCALES) for key in guidance_trade.KEYS}
-            row["label_accuracy"] = [x + 0.01 * by * (i == 3) for i, x in enumerate(agreement)]
-            row["recall"] = [x + 0.01 * by * (i == 4) for i, x in enumerate(recall)]
+            row["label_accuracy"] = [x + 0.001 * by * (i == 1) for i, x in enumerate(agreement)]
+            row["precision"] = [x + 0.001 * by * (i == 1) for i, x in enumerate(precision)]
+            row["recall"] = [x + 0.01 * by * (i == 1) for i, x in enumerate(recall)]
             return row
 
         return seeds_of(make)
 
     gains, loses = [0.1, 0.8, 0.9, 0.97, 0.99, 1.0], [0.9, 0.8, 0.7, 0.6, 0.3, 0.1]
-    assert guidance_trade.judge(rows(gains, loses)).outcome == "holds"
-    assert guidance_trade.judge(rows([0.1, *[0.9] * 5], loses)).outcome == "not seen here"
-    assert guidance_trade.judge(rows(gains, [0.5] * 6)).outcome == "not seen here"
-    assert guidance_trade.judge(rows([0.9, *gains[1:]], loses)).outcome == "not seen here"
+    assert guidance_trade.judge(rows(gains, gains, loses)).outcome == "holds"
+    beyond = guidance_trade.judge(rows(gains, [0.5, 0.8, 0.95, 0.8, 0.7, 0.7], loses))
+    assert beyond.outcome == "holds only when"
+    assert "beyond 2 precision" in beyond.finding
+    assert guidance_trade.judge(rows(gains, loses, loses)).outcome == "not seen here"
+    assert guidance_trade.judge(rows(gains, gains, [0.5] * 6)).outcome == "not seen here"
+    without = guidance_trade.judge(rows([0.9, *gains[1:]], gains, loses))  # the control
+    assert without.outcome == "not seen here"
 
 
 def test_flow_exact_wants_the_jacobian_and_a_bound_below():

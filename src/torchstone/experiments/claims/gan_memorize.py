@@ -91,7 +91,7 @@ def judge(rows: list[Row]) -> Verdict:
 def draw(rows: list[Row]) -> Any:
     return bars(
         {
-            "distance to training images over that to others": {
+            "distance, trained on over others": {
                 f"{label}\n{size}": [row[key][i] for row in rows]
                 for i, size in enumerate(SIZES)
                 for label, key in (("samples", "samples"), ("test", "test"))
