@@ -208,20 +208,17 @@ def test_off_policy_efficient_counts_steps_and_seconds():
     assert judge(never).outcome == "not seen here"
 
 
-def test_model_efficient_wants_the_model_better_and_long_rollouts_worse():
-    def rows(free, short, long):
+def test_model_efficient_wants_fewer_steps_than_as_many_updates_take():
+    def rows(sac, model, same):
         def make(by):
-            values = zip(model_efficient.ARMS, (free, short, long), strict=True)
-            return {
-                name: [value + by * i] * model_efficient.EVALUATIONS for i, (name, value) in enumerate(values)
-            }
+            return {"SAC": sac + 10 * by, "MBPO": model, "MBPO, no model": same + by}
 
         return seeds_of(make)
 
     judge = model_efficient.judge
-    assert judge(rows(-900, -200, -800)).outcome == "holds only when"
-    assert judge(rows(-900, -200, -200)).outcome == "holds"
-    assert judge(rows(-200, -900, -200)).outcome == "not seen here"
+    assert judge(rows(3600, 800, 2000)).outcome == "holds"
+    assert judge(rows(3600, 800, 600)).outcome == "holds only when"
+    assert judge(rows(800, 3600, 5000)).outcome == "not seen here"
 
 
 def test_central_critic_names_the_task_in_which_it_helps():
@@ -306,6 +303,9 @@ def test_train_agent_keeps_updates_evaluations_and_stops():
     assert history.column("extra") == [1.0] * 4
     assert history.column("env_steps") == [256.0, 512.0, 768.0, 1024.0]
     assert len(history.returns()) == 3  # the untrained agent's first
+    assert history.evaluated_after == [0, 2, 4]
+    assert agents.steps_until(history, -math.inf) == 512.0
+    assert agents.steps_until(history, math.inf) is None
     stopped = agents.train_agent(
         ppo.build, recipe, evaluations=2, stop_when=lambda m: m["return"] > -math.inf
     )

@@ -15,11 +15,13 @@ class History(NamedTuple):
     Args:
         updates: the metrics of each update; those of reinforcement learning have `env_steps`.
         evaluations: the metrics of each evaluation, that of the untrained agent first; none without them.
+        evaluated_after: how many updates there had been at each.
         seconds: of the CPU, for updates and new experience, not for evaluation.
     """
 
     updates: list[dict[str, float]]
     evaluations: list[dict[str, float]]
+    evaluated_after: list[int]
     model: Any
     seconds: float
 
@@ -54,6 +56,7 @@ def train_agent(
     (run,) = build(recipe)
     updates: list[dict[str, float]] = []
     found: list[dict[str, float]] = []
+    after: list[int] = []
     update, evaluate = run.update, run.evaluate
     idle = 0.0  # seconds of evaluation
     model = run.state["model"]
@@ -75,6 +78,7 @@ def train_agent(
         metrics = {name: float(value) for name, value in evaluate().items()}
         idle += time.process_time() - began
         found.append(metrics)
+        after.append(len(updates))
         if stop_when is not None and stop_when(metrics):
             raise Stop
         return metrics
@@ -85,15 +89,17 @@ def train_agent(
     began = time.process_time()
     with contextlib.suppress(NotFinite, Stop):  # what was measured until then remains
         fit(run, quiet=True, intervals=Intervals(evaluate=every))
-    return History(updates, found, model, time.process_time() - began - idle)
+    return History(updates, found, after, model, time.process_time() - began - idle)
 
 
-def steps_until(history: History, level: float, evaluations: int) -> float | None:
-    """Environment steps at the first evaluation whose return is at least `level`; None if none is."""
-    every = max(1, len(history.updates) // evaluations)
-    for number, found in enumerate(history.returns()):
-        if number and found >= level:
-            return history.updates[min(number * every, len(history.updates)) - 1]["env_steps"]
+def steps_until(history: History, level: float) -> float | None:
+    """Environment steps at the first evaluation whose return is at least `level`; None if none is.
+
+    That of the untrained agent counts for nothing.
+    """
+    for updates, found in zip(history.evaluated_after, history.returns(), strict=True):
+        if updates and found >= level:
+            return history.updates[updates - 1]["env_steps"]
     return None
 
 

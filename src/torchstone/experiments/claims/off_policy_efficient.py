@@ -36,8 +36,7 @@ def measure(seed: int) -> Row:
         recipe = replace(recipe, seed=seed, eval_episodes=8, record_video=False)
         history = train_agent(system.build, recipe, evaluations=EVALUATIONS)
         count = len(history.updates)
-        every = max(1, count // EVALUATIONS)
-        after = [min(number * every, count) for number in range(1, len(history.evaluations))]
+        after = history.evaluated_after[1:]
         row[name] = {
             "steps": [history.updates[updates - 1]["env_steps"] for updates in after],
             "seconds": [round(history.seconds * updates / count, 2) for updates in after],
