@@ -54,24 +54,26 @@ def draw_signals(
     first, last = window
     figure = canvas(8.5, 2.6 * len(plans))
     grid = figure.subplots(2 * len(plans), 1, sharex=True, height_ratios=[1, 1.5] * len(plans), squeeze=False)
-    highest = max(
-        (max(counts, default=0) for _, queues in plans.values() for _, counts in queues.values()), default=1
-    )
+    highest = 1
+    for _, queues in plans.values():
+        for seconds, counts in queues.values():
+            highest = max([highest, *(n for t, n in zip(seconds, counts, strict=True) if first <= t <= last)])
     for index, (name, (states, queues)) in enumerate(plans.items()):
         phases, lines = grid[2 * index, 0], grid[2 * index + 1, 0]
         for row, begin, end, color in phase_bars(states, greens):
             phases.barh(row, (end - begin) / MINUTE, left=begin / MINUTE, height=0.8, color=COLORS[color])
         phases.set(yticks=range(len(greens)), ylim=(len(greens) - 0.4, -0.6))
         phases.set_yticklabels([f"phase {row + 1}" for row in range(len(greens))], fontsize=7)
-        frame(phases, name if index else f"{title}\n{name}")
+        frame(phases, name)
         for color, (approach, (seconds, counts)) in zip(PALETTE, queues.items(), strict=False):
             lines.step(
                 np.asarray(seconds) / MINUTE, counts, where="post", label=approach, color=color, lw=1.2
             )
-        lines.set(ylabel="standing", ylim=(0, max(highest, 1) * 1.05), xlim=(first / MINUTE, last / MINUTE))
+        lines.set(ylabel="standing", ylim=(0, highest * 1.05), xlim=(first / MINUTE, last / MINUTE))
         lines.grid(True, color="0.92")
     grid[1, 0].legend(**LEGEND, ncols=4, loc="upper right", title="approach", title_fontsize=8)
     grid[-1, 0].set_xlabel("minute")
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     save(figure, file)
 
 
