@@ -11,6 +11,7 @@ from torchstone.envs.make import close_env, make_env
 from torchstone.envs.sumo_process import Detectors
 from torchstone.envs.traffic_control import Choice, Hour, play_baselines, play_hour
 from torchstone.files import atomic_write
+from torchstone.metrics.paired import margin
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.traffic import draw_signals, draw_waiting
 from torchstone.tasks.rl.evaluate import eval_wrappers
@@ -101,10 +102,5 @@ def table(hours: Mapping[str, Sequence[Hour]]) -> str:
 
 def interval(values: Sequence[float], digits: int) -> str:
     """Mean ± half the width of Student's 95 % interval."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) < 2:
-        return mean
-    from scipy.stats import t
-
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean} ± {half:.{digits}f}"
+    mean, half = f"{statistics.fmean(values):.{digits}f}", margin(values)
+    return mean if half is None else f"{mean} ± {half:.{digits}f}"
