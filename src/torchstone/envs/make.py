@@ -24,9 +24,10 @@ OWN = (
     ("Dodge-v0", "torchstone.envs.dodge:dodge", 200),
 )
 # specifications `PREFIX:REST` of this package: the module whose `make` takes REST
-PREFIXES = {"energyplus": "torchstone.envs.energyplus"}
-HELD_OUT = ("train", "validation", "test")  # `PREFIX:REST:SPLIT`, where other data decide on evaluation
-SIDE_BY_SIDE = 4  # of those, since each is a simulator of its own
+PREFIXES = {"energyplus": "torchstone.envs.energyplus", "sumo": "torchstone.envs.traffic"}
+WITH_SPLITS = ("energyplus",)  # `PREFIX:REST:SPLIT`, where other data decide on evaluation
+HELD_OUT = ("train", "validation", "test")
+SIDE_BY_SIDE = 4  # of environments with a prefix, since each is a simulator of its own
 ActionKind = Literal["discrete", "continuous", "any"]
 SYSTEMS_BY_ACTIONS = {
     "discrete": ("discrete actions", "dqn, a2c or ppo", "CartPole-v1"),
@@ -65,7 +66,7 @@ def make_env(
     Args:
         spec: a Gymnasium id; `module:Id` for one that a module registers when it is imported; or
             `module:name` of a class or function in it that makes one. Modules are found in the current folder
-            too.
+            too. `sumo:NAME` is a traffic light, see `envs.traffic`.
         wrappers: each `Name`, of `gymnasium.wrappers` or of this package, or `module:Class` of another one;
             then `:argument=value` for each argument, the value a Python literal.
 
@@ -134,7 +135,12 @@ def is_own(spec: str) -> bool:
 def in_split(spec: str, split: str) -> str:
     """The environment that evaluates what was trained in `spec`: in another split, where there are such and
     it names none itself."""
-    return f"{spec}:{split}" if is_own(spec) and spec.rpartition(":")[2] not in HELD_OUT else spec
+    return f"{spec}:{split}" if has_splits(spec) and spec.rpartition(":")[2] not in HELD_OUT else spec
+
+
+def has_splits(spec: str) -> bool:
+    """Whether an environment has a split that trains and others that evaluate; else seeds set them apart."""
+    return spec.partition(":")[0] in WITH_SPLITS
 
 
 def _factory(spec: str, module: Any) -> Any:
@@ -296,6 +302,8 @@ def facts(spec: str, wrappers: Sequence[str] = ()) -> Facts:
 def registration(spec: str) -> Any:
     """What changes where another environment takes the name of one, as in a notebook."""
     found = gym().registry.get(spec.partition(":")[2] or spec)
+    if is_own(spec):
+        return None
     if found is None:
         module, _, name = spec.partition(":")
         return getattr(sys.modules.get(module), name, None) if name else None

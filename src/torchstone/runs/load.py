@@ -329,12 +329,12 @@ def plays_game(path: str | Path) -> bool:
     return hasattr(module, "table") and getattr(module, "is_game", lambda data: True)(recipe.data)
 
 
-def draws_weeks(path: str | Path) -> bool:
-    """Whether a run's agent cools a data centre, of which there are pictures by the week.
+def draws_application(path: str | Path) -> bool:
+    """Whether a run's agent is of an application, which has pictures of its field.
 
     Raises:
         BadInput: no run.
     """
-    from torchstone.envs.make import is_own
+    from torchstone.tasks.rl.applications import application
 
-    return is_own(str(read_recipe(Path(path))[2].data))
+    return application(str(read_recipe(Path(path))[2].data)) is not None

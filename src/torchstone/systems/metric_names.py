@@ -44,7 +44,7 @@ TEAM = "return agent_return return_std random_return episodic_return env_steps l
 PAYOFFS = "return return_1 return_2 cooperation cooperating_pairs loss"
 NAIVE = " ".join(f"naive_{name}" for name in PAYOFFS.split())
 COOLING = "hvac_saving hvac_kilowatts it_kilowatts in_band fixed_hvac_kilowatts fixed_in_band"
-AGENT = "return return_std episodic_return env_steps loss"
+AGENT = "return return_std waiting episodic_return env_steps loss"
 
 METRICS = {
     "perceptron": f"{CLASSES} mistakes total_mistakes",

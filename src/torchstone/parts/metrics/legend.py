@@ -213,6 +213,9 @@ LEGENDS = {
     ),
     # agents
     "return": Legend("return of greedy episodes", "sum of rewards, mean over episodes", "higher"),
+    "waiting": Legend(
+        "waiting of a vehicle", "seconds it has been standing, mean over vehicles and time", "lower"
+    ),
     "return_std": Legend("deviation of the return", "standard deviation over episodes"),
     "episodic_return": Legend(
         "return of training episodes", "sum of rewards, exploration included", "higher"

@@ -14,11 +14,20 @@ from torchstone.engine.console import notify
 from torchstone.engine.device import select_device
 from torchstone.engine.run import EVALUATION_SHARE, FORWARDS, Examples, Run
 from torchstone.envs.backends import is_scaled
-from torchstone.envs.make import SIDE_BY_SIDE, ActionKind, check_spaces, in_split, is_own, left_out
+from torchstone.envs.make import (
+    SIDE_BY_SIDE,
+    ActionKind,
+    check_spaces,
+    has_splits,
+    in_split,
+    is_own,
+    left_out,
+)
 from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
+from torchstone.tasks.rl.applications import application
 from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, play, record_env
 from torchstone.tasks.rl.storage import check_rollout_memory
 
@@ -168,10 +177,12 @@ def make_run(
 
     def make_evaluator(split: str, episodes: int) -> PolicyEvaluator:
         options = (in_split(recipe.data, split), recipe.wrappers, recipe.max_episode_steps, episodes, device)
-        return PolicyEvaluator(*options, num_envs=side_by_side)
+        return PolicyEvaluator(*options, num_envs=min(side_by_side, episodes) if side_by_side else None)
 
     evaluator = make_evaluator("test", recipe.eval_episodes)
-    full_validator = make_evaluator("validation", recipe.eval_episodes) if side_by_side else evaluator
+    full_validator = evaluator
+    if has_splits(recipe.data):
+        full_validator = make_evaluator("validation", recipe.eval_episodes)
     is_shorter = episodes < recipe.eval_episodes
     validator = make_evaluator("validation", episodes) if is_shorter else full_validator
     env = {
@@ -192,6 +203,8 @@ def make_run(
         description += " (--max-episode-steps N for another limit)"
     if note := action_notes(recipe, stream, model):
         description += f"; {note}"
+    if stream.is_exact and envs_of(stream).replays:
+        description += "; resuming plays an interrupted episode's actions again from its seed"
     if not stream.is_exact:
         description += "; resuming begins new episodes"
     metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "env": env}
@@ -204,16 +217,17 @@ def make_run(
             f"{recipe.eval_episodes}, as the test does"
         )
 
+    use = application(recipe.data)
+
     def report(folder: Path) -> None:
+        if use is not None:
+            use.report(model, env, folder, TEST)
+        if not recipe.record_video:
+            return
         try:
             play(model, metadata, episodes=1, video=folder / "episode.mp4")
         except Exception as error:  # noqa: BLE001  the training is finished, whatever an env does now
             notify(f"no video of an episode: {error}")
-
-    def draw(folder: Path) -> None:
-        from torchstone.tasks.rl.cooling import draw_week
-
-        draw_week(model, env["spec"], TEST, folder / "week.png")
 
     def validate_all() -> dict[str, float]:
         return full_validator.measure(model, VALIDATION)
@@ -228,6 +242,6 @@ def make_run(
         steps=recipe.updates,
         examples=examples,
         test=lambda: evaluator.measure(model, TEST, std=True),
-        report=draw if is_own(recipe.data) else report if recipe.record_video else None,
+        report=report if recipe.record_video or use is not None else None,
         metadata=metadata,
     )

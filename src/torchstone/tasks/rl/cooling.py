@@ -4,6 +4,7 @@ A controller is used as an agent is: `greedy(observation) -> set-points`; one wi
 recurrent one (see `envs.actor`).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,15 @@ def play_week(model: Any, spec: str, seed: int, steps: int = WEEK) -> Trace:
         return Trace(readings, np.array(setpoints))
     finally:
         envs.close()
+
+
+def report(model: Any, env: Mapping[str, Any], folder: Path, seed: int) -> None:
+    """`week.png`, a week that training never saw."""
+    picture(model, env, folder / "week.png", seed)
+
+
+def picture(model: Any, env: Mapping[str, Any], file: Path, seed: int) -> None:
+    draw_week(model, env["spec"], seed, file)
 
 
 def draw_week(model: Any, spec: str, seed: int, file: Path) -> None:

@@ -24,6 +24,7 @@ from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.old_keys import with_new_names
+from torchstone.tasks.rl.applications import application
 
 VALIDATION, TEST = 10_007, 20_011  # seeds, the same for every run, so that all play the same episodes
 TRAINING_WRAPPERS = ("SignReward", "EpisodicLife")  # make learning easier, and change the returns
@@ -184,14 +185,15 @@ def play(
     Where it cannot be recorded, one line says why, and it is played all the same.
 
     Args:
-        picture: of a data centre's cooling: a `.png` for a week that follows from the seed.
+        picture: of an application: a `.png` for an episode, or a part of it, that follows from the seed.
     """
     env = env_metadata(metadata)
     _check_network_fits(metadata, env)
     if picture is not None:
-        from torchstone.tasks.rl.cooling import draw_week
-
-        draw_week(model, env["spec"], seed, Path(picture))
+        use = application(env["spec"])
+        if use is None:
+            raise BadInput(f"there is no picture of {env['spec']}: give a video")
+        use.picture(model, env, Path(picture), seed)
     device = next(model.parameters()).device
     first: list[float] = []
     if video is not None:
