@@ -6,16 +6,44 @@ from types import ModuleType
 from torchstone.errors import BadInput, did_you_mean
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
-    "fundamentals": ("data-dependency", "data-quality", "augmentation"),
+    "fundamentals": (
+        "features-hierarchy",
+        "features-learned",
+        "data-dependency",
+        "data-quality",
+        "augmentation",
+    ),
     "neural networks": (
         "sigmoid-vanishes",
         "relu-cures",
         "leaky-alive",
         "xavier-he",
         "batchnorm-stabilizes",
+        "residual-depth",
+        "exploding-clip",
         "learning-rate",
     ),
-    "convolution": ("weight-sharing", "translation"),
+    "convolution": (
+        "weight-sharing",
+        "translation",
+        "depth-vgg",
+        "inception-cheap",
+        "compound-scaling",
+        "separable-cheap",
+        "dilation-field",
+        "channel-attention",
+    ),
+    "recurrent": ("rnn-forgets", "lstm-remembers", "gru-comparable", "bidirectional", "attention-translates"),
+    "transformers": (
+        "parallel",
+        "global-context",
+        "positions-needed",
+        "few-shot",
+        "sharing-albert",
+        "distilled",
+        "sparse-linear",
+        "vit-data",
+    ),
     "training": (
         "momentum-valley",
         "adam-faster",
