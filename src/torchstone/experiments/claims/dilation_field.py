@@ -42,7 +42,7 @@ def network(rates: tuple[int, int], num_classes: int) -> Segmenter:
     return Segmenter(backbone, resnet_features, fcn_head(32, num_classes), None)
 
 
-def seen_pixels(rates: tuple[int, int], side: int = 129) -> tuple[int, int]:
+def seen_pixels(rates: tuple[int, int], side: int = 145) -> tuple[int, int]:
     """How many pixels the middle of the last maps depends on, and how many the square around them has.
 
     By the gradient with positive weights and without norms, which would connect all pixels.
