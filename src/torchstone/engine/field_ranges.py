@@ -54,7 +54,7 @@ NAMES = {
     "initial_size level_images lr_period lr_period_mult "
     "captioner_steps captioner_batch_size "
     "autoencoder_steps "
-    "pairs embed "
+    "pairs embed test_samples "
     "semantic_steps coarse_steps fine_steps lm_batch_size",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "

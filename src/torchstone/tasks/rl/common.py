@@ -19,6 +19,7 @@ from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
+from torchstone.tasks.rl import treatment
 from torchstone.tasks.rl.evaluate import (
     TEST,
     VALIDATION,
@@ -212,6 +213,8 @@ def make_run(
     def validate_all() -> dict[str, float]:
         return return_statistics(evaluator(model, VALIDATION))
 
+    if treatment.is_known(recipe.data):
+        return _treatment_run(model, recipe, stream, update, state, metadata)
     return Run(
         stream=stream,
         update=update,
@@ -223,5 +226,35 @@ def make_run(
         examples=examples,
         test=lambda: return_statistics(evaluator(model, TEST), std=True),
         report=report if recipe.record_video else None,
+        metadata=metadata,
+    )
+
+
+def _treatment_run(
+    model: nn.Module,
+    recipe: Any,
+    stream: Any,
+    update: Callable[[Any], Mapping],
+    state: dict[str, Any],
+    metadata: dict[str, Any],
+) -> Run:
+    """A Run whose test is exact, and whose validation simulates patients: the weights are not chosen by the
+    tables that test them."""
+    batch, patients = recipe.num_envs * getattr(recipe, "num_steps", 1), treatment.PATIENTS
+    metadata["data"] = f"{recipe.data}, tables of the package icu-sepsis: 713 clusters of patients, 25 actions"
+    metadata["evaluation"] = (
+        f"validation simulates {patients:,} patients, and the test is exact; off-policy estimates are of "
+        f"{treatment.CLINICIANS_EPISODES:,} episodes of the clinicians' policy"
+    )
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=lambda: treatment.simulated_return(model, VALIDATION),
+        best_metric="return",
+        state={"model": model, **state, "stream": stream},
+        steps=recipe.updates,
+        examples=Examples(batch, None, patients, "environment steps"),
+        test=lambda: treatment.exact_metrics(model, TEST),
+        report=lambda folder: treatment.draw(model, folder / "treatment.png", TEST),
         metadata=metadata,
     )
