@@ -45,7 +45,7 @@ def find_tables() -> Path:
     """
     found = importlib.util.find_spec("icu_sepsis")
     if found is None or not found.submodule_search_locations:
-        raise BadInput(f"{ENV_ID} needs icu-sepsis: pip install 'torchstone[treatment]'")
+        raise BadInput(f"{ENV_ID} needs the tables of icu-sepsis: pip install --no-deps icu-sepsis")
     return Path(next(iter(found.submodule_search_locations))) / "envs" / "assets"
 
 

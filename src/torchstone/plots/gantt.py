@@ -39,7 +39,14 @@ def draw_gantt(
             lefts, widths = start[job].tolist(), duration[job].tolist()
             rows = machine[job].tolist()
             axes.barh(
-                rows, widths, left=lefts, height=0.84, color=color, alpha=alpha, edgecolor="white", linewidth=0.6
+                rows,
+                widths,
+                left=lefts,
+                height=0.84,
+                color=color,
+                alpha=alpha,
+                edgecolor="white",
+                linewidth=0.6,
             )
             for y, left, width in zip(rows, lefts, widths, strict=True):
                 if width > end * 0.012 * len(str(job + 1)):

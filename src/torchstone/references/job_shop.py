@@ -81,12 +81,10 @@ def plain_schedule(
 
 
 def plain_non_delay(
-    machine: Sequence[Sequence[int]],
-    duration: Sequence[Sequence[int]],
-    priority: Callable[[int, int], float],
+    machine: Sequence[Sequence[int]], duration: Sequence[Sequence[int]], priority: Callable[[int, int], float]
 ) -> int:
-    """The makespan of a rule: of the jobs that can begin first that of the highest priority, the first of equal
-    ones.
+    """The makespan of a rule: of the jobs that can begin first that of the highest priority, of equal ones
+    the first.
 
     Args:
         priority: of a job and the number of its next operation.

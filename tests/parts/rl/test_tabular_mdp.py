@@ -75,7 +75,9 @@ def test_episodes_have_the_tables_frequencies():
     action = torch.tensor([0, 1]).repeat(60_000)
     uniform = torch.rand(len(state), generator=generator, dtype=torch.double)
     following, earned = mdp.sample_next(state, action, uniform)
-    count = torch.zeros(3, 2, 4).index_put((state, action, following), torch.ones(len(state)), accumulate=True)
+    count = torch.zeros(3, 2, 4).index_put(
+        (state, action, following), torch.ones(len(state)), accumulate=True
+    )
     assert torch.allclose(count.double() / 20_000, chance[:3], atol=0.02)
     assert torch.equal(earned, reward[state, action, following])
     assert (chance[state, action, following] > 0).all()

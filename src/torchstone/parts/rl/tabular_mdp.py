@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 Policy = Float64[Tensor, "states actions"]
@@ -127,7 +127,10 @@ class TabularMDP:
         return self.cell + within / within[last.clamp(min=0)][self.cell], last
 
     def sample_next(
-        self, state: Int64[Tensor, " batch"], action: Int64[Tensor, " batch"], uniform: Float64[Tensor, " batch"]
+        self,
+        state: Int64[Tensor, " batch"],
+        action: Int64[Tensor, " batch"],
+        uniform: Float64[Tensor, " batch"],
     ) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
         """Next states and rewards by inversion of uniform numbers from 0 to 1."""
         cumulative, last = self._cumulative
@@ -173,5 +176,3 @@ def sample_episodes(
         columns.append((state, action, reward * is_on, is_on))
         state = torch.where(is_on, following, state)
     return Episodes(*(torch.stack(column, 1) for column in zip(*columns, strict=True)))
-
-

@@ -181,8 +181,8 @@ RECIPES = {
         batch_size=2048,
         gamma=1.0,
         gae_lambda=0.95,
-        lr=1e-2,
-        total_timesteps=1_999_872,
+        lr=5e-3,
+        total_timesteps=1_998_848,
         record_video=False,
     ),
     # for tests: seconds

@@ -213,7 +213,7 @@ def make_run(
     def validate_all() -> dict[str, float]:
         return return_statistics(evaluator(model, VALIDATION))
 
-    if treatment.is_known(recipe.data):
+    if treatment.is_known(model, recipe.data, recipe.wrappers, recipe.max_episode_steps):
         return _treatment_run(model, recipe, stream, update, state, metadata)
     return Run(
         stream=stream,
@@ -241,7 +241,9 @@ def _treatment_run(
     """A Run whose test is exact, and whose validation simulates patients: the weights are not chosen by the
     tables that test them."""
     batch, patients = recipe.num_envs * getattr(recipe, "num_steps", 1), treatment.PATIENTS
-    metadata["data"] = f"{recipe.data}, tables of the package icu-sepsis: 713 clusters of patients, 25 actions"
+    metadata["data"] = (
+        f"{recipe.data}, tables of the package icu-sepsis: 713 clusters of patients, 25 actions"
+    )
     metadata["evaluation"] = (
         f"validation simulates {patients:,} patients, and the test is exact; off-policy estimates are of "
         f"{treatment.CLINICIANS_EPISODES:,} episodes of the clinicians' policy"

@@ -116,7 +116,7 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     env = trained if held_out else {**trained, "spec": data}
     _check_same_spaces(trained, env)
     _check_network_fits(metadata, env)
-    if treatment.is_known(env["spec"]):
+    if treatment.is_known(model, env["spec"], env["wrappers"], env["max_episode_steps"]):
         return treatment.exact_metrics(model, TEST)
     device = next(model.parameters()).device
     return return_statistics(_evaluator(env, env["episodes"], device)(model, TEST), std=True)

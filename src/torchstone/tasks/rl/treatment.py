@@ -1,6 +1,7 @@
 """An agent that treats sepsis, beside the clinicians and the optimum: exact values from the known tables, and
 what 1,000 episodes of clinicians would have said of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from torchstone.envs.icu_sepsis import ENV_ID, LEVELS, Sepsis, load_sepsis
-from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.off_policy_evaluation import (
     ESTIMATORS,
@@ -29,20 +29,16 @@ SOFA_BOUNDS = (5.0, 10.0)  # between mild, moderate and severe
 SEVERITY = ("SOFA below 5", "SOFA 5 to 10", "SOFA above 10")
 
 
-def is_known(spec: str) -> bool:
-    """Whether an environment is one whose tables are known."""
-    return spec == ENV_ID
+def is_known(model: Any, spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> bool:
+    """Whether an agent's value follows from known tables: of this environment as it is, for a policy that has
+    no memory."""
+    is_plain = spec == ENV_ID and not wrappers and max_episode_steps is None
+    return is_plain and not hasattr(model, "initial_state")
 
 
 @torch.no_grad()
 def greedy_policy(model: Any, sepsis: Sepsis) -> Policy:
-    """What the agent does for each cluster of patients.
-
-    Raises:
-        BadInput: its network does not take one patient at a time, as one with memory.
-    """
-    if hasattr(model, "initial_state"):
-        raise BadInput(f"{ENV_ID} is evaluated exactly, and an agent with memory has no table: try ppo or dqn")
+    """What the agent does for each cluster of patients."""
     device, states = next(model.parameters()).device, sepsis.mdp.shape[0]
     observation = torch.eye(states, device=device)
     with eval_mode(model):
