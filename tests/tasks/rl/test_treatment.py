@@ -7,7 +7,6 @@ import torch
 from envs.test_icu_sepsis import write_tables
 
 from torchstone.envs import icu_sepsis
-from torchstone.errors import BadInput
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.systems.reinforcement import ppo
 from torchstone.tasks.rl import treatment
@@ -69,5 +68,11 @@ def test_a_run_is_validated_on_patients_and_tested_exactly(sepsis, tmp_path):
     run.report(tmp_path)
     assert (tmp_path / "treatment.png").stat().st_size > 10_000
     assert set(ppo.play(model, run.metadata, episodes=5)) <= {0.0, 1.0}
-    with pytest.raises(BadInput, match="memory"):
-        next(ppo.build(dataclasses.replace(TINY, variant="ppo_recurrent", hidden=(8,)))).evaluate()
+
+
+def test_what_the_tables_do_not_say_is_played(sepsis):
+    """An agent with memory, or another time limit, is evaluated by episodes as anywhere else."""
+    changes = {"variant": "ppo_recurrent", "hidden": (8,), "epochs": 1}, {"max_episode_steps": 3}
+    for change in changes:
+        run = next(ppo.build(dataclasses.replace(TINY, **change)))
+        assert set(run.test()) == {"return", "return_std"}

@@ -241,9 +241,7 @@ def _treatment_run(
     """A Run whose test is exact, and whose validation simulates patients: the weights are not chosen by the
     tables that test them."""
     batch, patients = recipe.num_envs * getattr(recipe, "num_steps", 1), treatment.PATIENTS
-    metadata["data"] = (
-        f"{recipe.data}, tables of the package icu-sepsis: 713 clusters of patients, 25 actions"
-    )
+    metadata["data"] += "; its tables are known, those of the package icu-sepsis"
     metadata["evaluation"] = (
         f"validation simulates {patients:,} patients, and the test is exact; off-policy estimates are of "
         f"{treatment.CLINICIANS_EPISODES:,} episodes of the clinicians' policy"
