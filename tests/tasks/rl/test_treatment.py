@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from envs.test_icu_sepsis import write_tables
+from sepsis_tables import write_tables
 
 from torchstone.envs import icu_sepsis
 from torchstone.parts.rl.actor_critic import ActorCritic
