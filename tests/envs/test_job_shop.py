@@ -60,6 +60,7 @@ def test_rules_equal_plain_loops():
 def test_active_schedules_hold_an_optimum_and_need_no_bad_choice():
     """All choices among the candidates of active schedules, against all orders of jobs."""
     shops = shops_of(3, 2, 1, seed=4)
+    masks = {"active": Floor.active, "non_delay": Floor.non_delay, "rivals": lambda f: f.active(delay=0.0)}
 
     def explore(path, mask):
         floor = Floor(shops)
@@ -68,9 +69,7 @@ def test_active_schedules_hold_an_optimum_and_need_no_bad_choice():
         if not floor.is_open.any():
             return [float(job_shop.Schedule(shops, floor.start).makespan)]
         return [
-            x
-            for job in getattr(floor, mask)()[0].nonzero()[:, 0].tolist()
-            for x in explore([*path, job], mask)
+            x for job in masks[mask](floor)[0].nonzero()[:, 0].tolist() for x in explore([*path, job], mask)
         ]
 
     def everything(path):
@@ -85,6 +84,7 @@ def test_active_schedules_hold_an_optimum_and_need_no_bad_choice():
     assert min(active) == min(all_orders)
     assert len(active) < len(all_orders)
     assert set(non_delay) <= set(active)
+    assert set(explore([], "rivals")) == set(non_delay)
     assert max(active) < max(all_orders)
 
 

@@ -76,7 +76,7 @@ NAMES = {
     "captioner_lr "
     "autoencoder_lr policy_gain "
     "lm_lr crop_seconds",
-    SHARE: "style_mixing "
+    SHARE: "style_mixing delay "
     "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
     "prior_dropout prior_drop_prob embedding_drop_prob text_drop_prob "

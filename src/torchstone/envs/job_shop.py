@@ -217,12 +217,19 @@ class Floor:
         earliest = self.earliest.masked_fill(~self.is_open, torch.inf)
         return (earliest == earliest.amin(1, keepdim=True)) & self.is_open
 
-    def active(self) -> Bool[Tensor, "batch job"]:
+    def active(self, delay: float = 1.0) -> Bool[Tensor, "batch job"]:
         """Candidates for the machine of the one that can end first, which begin before that end: some choice
-        among them leads to an optimum, as active schedules hold one."""
+        among them leads to an optimum, as active schedules hold one.
+
+        Args:
+            delay: of the time from the machine's first possible start to that end, how much of it a candidate
+                may let pass (Storer, Wu and Vaccari 1992): 1 for active schedules, 0 for non-delay ones.
+        """
         first = self.end.masked_fill(~self.is_open, torch.inf).min(1)
-        is_rival = self.machine == self.machine.gather(1, first.indices[:, None])
-        return is_rival & (self.earliest < first.values[:, None]) & self.is_open
+        end = first.values[:, None]
+        is_rival = (self.machine == self.machine.gather(1, first.indices[:, None])) & self.is_open
+        start = self.earliest.masked_fill(~is_rival, torch.inf).amin(1, keepdim=True)
+        return is_rival & (self.earliest < end) & (self.earliest <= start + delay * (end - start))
 
     def dispatch(self, job: Int64[Tensor, " batch"]) -> None:
         """Begin the candidate of `job`, which must be open."""

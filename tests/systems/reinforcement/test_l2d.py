@@ -71,7 +71,7 @@ def test_closed_jobs_change_no_logit():
 
 def test_sampled_schedules_are_active_and_recorded():
     model, shops = network(), shops_of()
-    found, decisions = l2d.sample_schedules(model, shops, torch.Generator().manual_seed(0))
+    found, decisions = l2d.sample_schedules(model, shops, torch.Generator().manual_seed(0), 1.0)
     assert (found.makespan >= shops.lower_bounds()).all()
     assert (decisions.is_candidate.sum(1) > 1).all()
     assert decisions.is_candidate.gather(1, decisions.job[:, None]).all()
@@ -109,7 +109,7 @@ def test_samples_follow_the_softmax():
     expected = (logits - (-uniform.log()).log()).argmax(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(l2d, "schedule", stop)
-        l2d.sample_schedules(model, shops, torch.Generator().manual_seed(3))
+        l2d.sample_schedules(model, shops, torch.Generator().manual_seed(3), 1.0)
     assert torch.equal(firsts[0], expected)
     share = torch.bincount(firsts[0], minlength=4) / 4000
     assert torch.allclose(share, logits.detach().softmax(0), atol=0.035)
@@ -117,7 +117,7 @@ def test_samples_follow_the_softmax():
 
 def test_the_loss_is_that_of_plain_loops():
     model, shops = network(), shops_of(count=2).repeat(3)
-    found, decisions = l2d.sample_schedules(model, shops, torch.Generator().manual_seed(0))
+    found, decisions = l2d.sample_schedules(model, shops, torch.Generator().manual_seed(0), 1.0)
     advantage = l2d.advantages(found.makespan, 3)
     for instance in range(2):
         returns = [-float(found.makespan[3 * instance + k]) for k in range(3)]
@@ -131,8 +131,8 @@ def test_the_loss_is_that_of_plain_loops():
         logits = model(decisions.features[n : n + 1], decisions.is_open[n : n + 1])[0]
         policy = torch.softmax(logits[decisions.is_candidate[n]], 0)
         chosen = decisions.is_candidate[n].nonzero()[:, 0].tolist().index(int(decisions.job[n]))
-        total += float(advantage[decisions.row[n]] * policy[chosen].log())
-        entropies -= float((policy * policy.log()).sum())
+        total += float(advantage[decisions.row[n]] * policy[chosen].log().detach())
+        entropies -= float((policy * policy.log()).sum().detach())
     found_loss = l2d.loss(model, (decisions, advantage), 0.1)
     count = len(decisions.job)
     assert float(found_loss["loss"]) == pytest.approx(-total / count - 0.1 * entropies / count, abs=1e-5)
@@ -141,7 +141,7 @@ def test_the_loss_is_that_of_plain_loops():
 
 def test_the_best_of_samples_is_never_longer_than_the_greedy_schedule():
     model, shops = network(), shops_of()
-    greedy, best = l2d.best_schedule(model, shops, 0, 0), l2d.best_schedule(model, shops, 8, 0)
+    greedy, best = (l2d.best_schedule(model, shops, samples, 0, 1.0) for samples in (0, 8))
     assert (best.makespan <= greedy.makespan).all()
     assert (best.makespan < greedy.makespan).any()
 

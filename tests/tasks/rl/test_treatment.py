@@ -26,7 +26,12 @@ TINY = dataclasses.replace(
 def sepsis(tmp_path, monkeypatch):
     write_tables(tmp_path)
     monkeypatch.setattr(icu_sepsis, "find_tables", lambda: tmp_path)
-    for name, number in (("PATIENTS", 300), ("VISITS", 200), ("CLINICIANS_EPISODES", 200)):
+    for name, number in (
+        ("PATIENTS", 300),
+        ("VISITS", 200),
+        ("CLINICIANS_EPISODES", 200),
+        ("RESAMPLES", 100),
+    ):
         monkeypatch.setattr(treatment, name, number)
     icu_sepsis.load_sepsis.cache_clear()
     yield icu_sepsis.load_sepsis()

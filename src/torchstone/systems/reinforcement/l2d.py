@@ -19,9 +19,10 @@ Shapes: shops `(batch, job, machine)`; `forward` reads features `(batch, job, 18
 
 What differs from the paper: h_a is of one layer of attention among the jobs that are not finished, over 18
 numbers of each job and the machine that it wants, where the paper has a graph network over all operations
-and two numbers of each; choices are among the candidates of active schedules (Giffler and Thompson 1960),
-where the paper fills gaps as it goes; REINFORCE with the samples' mean return for baseline, in units of their
-deviation, where the paper has PPO with a critic. Steps with one candidate are not learned from.
+and two numbers of each; choices are among the rivals for one machine, the one that can be done first (Giffler
+and Thompson 1960), without delay or with some, where the paper fills gaps as it goes; REINFORCE with the
+samples' mean return for baseline, in units of their deviation, where the paper has PPO with a critic. Steps
+with one candidate are not learned from.
 """
 
 import functools
@@ -80,6 +81,7 @@ class Recipe:
     batch_size: int = 8  # instances in an update, of one size
     samples: int = 24  # schedules of an instance in an update, K
     test_samples: int = 64  # schedules of an instance in the test, of which the shortest counts
+    delay: float = 0.0  # waiting of a machine that is allowed: 0 non-delay schedules, 1 all active ones
     ent_coef: float = 0.0  # entropy bonus coefficient
     lr: float = 2e-3  # learning rate of Adam
     anneal_lr: bool = True  # linear decay of the learning rate to 0
@@ -231,13 +233,13 @@ class Decisions(NamedTuple):
 
 @torch.no_grad()
 def sample_schedules(
-    model: L2D, shops: Shops, generator: torch.Generator | None
+    model: L2D, shops: Shops, generator: torch.Generator | None, delay: float
 ) -> tuple[Schedule, Decisions]:
     """A schedule of each instance, sampled by the policy, or greedy where there is no generator."""
     rows: list[tuple[Tensor, ...]] = []
 
     def choose(floor: Floor) -> Tensor:
-        candidates, x = floor.active(), features(floor)
+        candidates, x = floor.active(delay), features(floor)
         logits = model(x, floor.is_open).masked_fill(~candidates, -torch.inf)
         if generator is not None:  # Gumbel noise: the largest sum is a sample of the softmax
             uniform = torch.rand(logits.shape, generator=generator).clamp(1e-7, 1 - 1e-7)
@@ -257,8 +259,10 @@ def loss(model: L2D, batch: tuple[Decisions, Tensor], ent_coef: float) -> dict[s
     logits = model(decisions.features, decisions.is_open).masked_fill(~decisions.is_candidate, -torch.inf)
     log_policy = logits.log_softmax(1)
     log_prob = log_policy.gather(1, decisions.job[:, None])[:, 0]
-    entropy = -(log_policy.exp() * log_policy.masked_fill(~decisions.is_candidate, 0.0)).sum(1).mean()
-    objective = (advantage[decisions.row] * log_prob).mean()
+    entropy = -(log_policy.exp() * log_policy.masked_fill(~decisions.is_candidate, 0.0)).sum(1)
+    count = max(len(log_prob), 1)  # small shops may leave no choice
+    objective = (advantage[decisions.row] * log_prob).sum() / count
+    entropy = entropy.sum() / count
     return {"loss": -objective - ent_coef * entropy, "entropy": entropy.detach()}
 
 
@@ -293,16 +297,16 @@ class ShopStream:
         self.position = state["position"]
 
 
-def best_schedule(model: L2D, shops: Shops, samples: int, seed: int) -> Schedule:
+def best_schedule(model: L2D, shops: Shops, samples: int, seed: int, delay: float) -> Schedule:
     """The shortest of the greedy schedule and `samples` others, for each instance."""
     device = next(model.parameters()).device
     with eval_mode(model):
-        greedy = sample_schedules(model, Shops(*(c.to(device) for c in shops)), None)[0]
+        greedy = sample_schedules(model, Shops(*(c.to(device) for c in shops)), None, delay)[0]
         if samples < 1:
             return Schedule(shops, greedy.start.cpu())
         copies = Shops(*(c.to(device) for c in shops.repeat(samples)))
         drawn_from = derive_generator(seed, SeedStream.ROLLOUT_ACTIONS, 0)
-        others = sample_schedules(model, copies, drawn_from)[0]
+        others = sample_schedules(model, copies, drawn_from, delay)[0]
     count = len(shops.machine)
     start = torch.cat([greedy.start[:, None], others.start.unflatten(0, (count, samples))], 1)
     length = torch.cat([greedy.makespan[:, None], others.makespan.view(count, samples)], 1)
@@ -314,7 +318,7 @@ def mean_gap(named: list[Named], makespan: dict[int, float]) -> float:
     return sum(makespan[i] / each.best - 1 for i, each in enumerate(named)) / len(named)
 
 
-def shop_metrics(model: L2D, named: list[Named], samples: int) -> dict[str, float]:
+def shop_metrics(model: L2D, named: list[Named], samples: int, delay: float) -> dict[str, float]:
     """Mean gaps to the optimum, or where that is unknown to a lower bound: greedy, the best of some samples,
     dispatching rules, and random choices."""
     lengths: dict[str, dict[int, float]] = {}
@@ -323,8 +327,8 @@ def shop_metrics(model: L2D, named: list[Named], samples: int) -> dict[str, floa
         lengths.setdefault(name, {}).update(zip(indices, makespan.tolist(), strict=True))
 
     for indices, shops in by_size(named):
-        note("gap", indices, best_schedule(model, shops, 0, TEST).makespan)
-        note("sampled_gap", indices, best_schedule(model, shops, samples, TEST).makespan)
+        note("gap", indices, best_schedule(model, shops, 0, TEST, delay).makespan)
+        note("sampled_gap", indices, best_schedule(model, shops, samples, TEST, delay).makespan)
         for rule in RULES:
             note(f"{rule}_gap", indices, schedule_by_rule(shops, rule).makespan)
         several = schedule_at_random(shops.repeat(RANDOM_SCHEDULES), derive_generator(TEST, 0, 0)).makespan
@@ -332,10 +336,10 @@ def shop_metrics(model: L2D, named: list[Named], samples: int) -> dict[str, floa
     return {name: mean_gap(named, makespan) for name, makespan in lengths.items()}
 
 
-def validation_metrics(model: L2D) -> dict[str, float]:
+def validation_metrics(model: L2D, delay: float) -> dict[str, float]:
     """The greedy schedules' mean gap to a lower bound."""
     ratios = [
-        best_schedule(model, shops, 0, VALIDATION).makespan / shops.lower_bounds() - 1
+        best_schedule(model, shops, 0, VALIDATION, delay).makespan / shops.lower_bounds() - 1
         for shops in validation_shops()
     ]
     return {"gap": torch.cat(ratios).mean().item()}
@@ -378,7 +382,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         step.schedule_lr(number)
         copies = Shops(*(column.to(device) for column in shops.repeat(recipe.samples)))
         generator = derive_generator(recipe.seed, SeedStream.ROLLOUT_ACTIONS, number)
-        found, decisions = sample_schedules(model, copies, generator)
+        found, decisions = sample_schedules(model, copies, generator, recipe.delay)
         makespan = found.makespan
         metrics = step((decisions, advantages(makespan, recipe.samples)))
         return {**metrics, "train_gap": (makespan / copies.lower_bounds() - 1).mean()}
@@ -387,7 +391,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     tested = sum(jobs * machines for jobs, machines in map(parse_size, VALIDATION_SIZES)) * VALIDATION_SHOPS
     known = sum(each.is_optimal for each in named)
     metadata = {"task": "job_shop", "variant": recipe.variant, "model_config": model_config}
-    metadata |= {"shops": recipe.data, "test_samples": recipe.test_samples}
+    metadata |= {"shops": recipe.data, "test_samples": recipe.test_samples, "delay": recipe.delay}
     metadata["data"] = (
         f"random shops of {', '.join(recipe.sizes)}; validation on {', '.join(VALIDATION_SIZES)}, by the gap "
         f"to a lower bound; test on {recipe.data}, {len(named)} shops, {known} with a known optimum; sampled "
@@ -396,8 +400,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield Run(
         stream=stream,
         update=update,
-        evaluate=lambda: validation_metrics(model),
-        test=lambda: shop_metrics(model, named, recipe.test_samples),
+        evaluate=lambda: validation_metrics(model, recipe.delay),
+        test=lambda: shop_metrics(model, named, recipe.test_samples, recipe.delay),
         best_metric="gap",
         state={"model": model, "optimizer": step.optimizer, "stream": stream},
         steps=recipe.steps,
@@ -405,7 +409,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
             recipe.batch_size * recipe.samples, None, unit="schedules", evaluation=tested / operations
         ),
         metadata=metadata,
-        report=lambda folder: draw_schedules(model, named[0], recipe.test_samples, folder / "gantt.png"),
+        report=lambda folder: draw_schedules(model, named[0], recipe, folder / "gantt.png"),
     )
 
 
@@ -415,16 +419,13 @@ def record_shops(spec: str, named: list[Named]) -> None:
     identity.record(spec, environment={"shops": tables, "best": [each.best for each in named]})
 
 
-def draw_schedules(model: L2D, named: Named, samples: int, file: Path) -> None:
+def draw_schedules(model: L2D, named: Named, recipe: Recipe, file: Path) -> None:
     """The best schedule of the network beside that of the best rule."""
     rules = {rule: schedule_by_rule(named.shops, rule) for rule in RULES}
     rule = min(rules, key=lambda name: float(rules[name].makespan))
-    greedy = best_schedule(model, named.shops, 0, TEST)
-    charts = {
-        f"best rule, {rule.upper()}": rules[rule],
-        "network, greedy": greedy,
-        f"network, best of {samples}": best_schedule(model, named.shops, samples, TEST),
-    }
+    charts = {f"best rule, {rule.upper()}": rules[rule]}
+    for name, samples in (("greedy", 0), (f"best of {recipe.test_samples}", recipe.test_samples)):
+        charts[f"network, {name}"] = best_schedule(model, named.shops, samples, TEST, recipe.delay)
     bars = {
         f"{name}: makespan {float(found.makespan):.0f}": (named.shops.machine[0], found.start[0])
         for name, found in charts.items()
@@ -441,7 +442,7 @@ def evaluate(model: L2D, metadata: dict[str, Any], data: str, *, held_out: bool)
     """
     named = read_shops(data)
     record_shops(data, named)
-    return shop_metrics(model, named, metadata["test_samples"])
+    return shop_metrics(model, named, metadata["test_samples"], metadata["delay"])
 
 
 def play(
@@ -458,7 +459,7 @@ def play(
     named = read_shops(metadata["shops"])[:episodes]
     returns: dict[int, float] = {}
     for indices, shops in by_size(named):
-        found = best_schedule(model, shops, metadata["test_samples"], seed).makespan
+        found = best_schedule(model, shops, metadata["test_samples"], seed, metadata["delay"]).makespan
         returns |= dict(zip(indices, (-found).tolist(), strict=True))
     return [returns[index] for index in range(len(named))]
 

@@ -24,6 +24,7 @@ from torchstone.plots.treatment import draw_treatment
 
 PATIENTS = 4000  # simulated, of a validation
 CLINICIANS_EPISODES = 1000  # from which the agent is estimated
+RESAMPLES = 1000  # of these episodes, for intervals
 VISITS = 20_000  # simulated patients, for how often doses are given
 SOFA_BOUNDS = (5.0, 10.0)  # between mild, moderate and severe
 SEVERITY = ("SOFA below 5", "SOFA 5 to 10", "SOFA above 10")
@@ -85,7 +86,8 @@ def off_policy_estimates(policy: Policy, sepsis: Sepsis, seed: int) -> tuple[dic
     behavior = sepsis.clinicians[episodes.state, episodes.action]
     rho = importance_ratios(target, behavior, episodes.is_on)
     found = {
-        name: bootstrap(estimator, rho, episodes.reward, generator) for name, estimator in ESTIMATORS.items()
+        name: bootstrap(estimator, rho, episodes.reward, generator, resamples=RESAMPLES)
+        for name, estimator in ESTIMATORS.items()
     }
     return found, effective_sample_size(rho[:, -1])
 
