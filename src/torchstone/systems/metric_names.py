@@ -48,7 +48,8 @@ TREATMENT = (
     "clinicians_return uniform_return optimal_return off_policy/* off_policy_low/* off_policy_high/* "
     "effective_episodes"
 )
-AGENT = "return return_std episodic_return env_steps loss"
+COOLING = "hvac_saving hvac_kilowatts it_kilowatts in_band fixed_hvac_kilowatts fixed_in_band"
+AGENT = "return return_std waiting episodic_return env_steps loss"
 
 METRICS = {
     "perceptron": f"{CLASSES} mistakes total_mistakes",
@@ -109,7 +110,7 @@ METRICS = {
     "dqn": f"{AGENT} q_value epsilon {TREATMENT}",
     "ddpg": f"{AGENT} q_value actor_loss",
     "td3": f"{AGENT} q_value actor_loss",
-    "sac": f"{AGENT} q_value actor_loss entropy alpha",
+    "sac": f"{AGENT} q_value actor_loss entropy alpha {COOLING}",
     "l2d": "loss entropy train_gap gap sampled_gap spt_gap fifo_gap mopnr_gap mwkr_gap random_gap",
     "alphazero": "score win_rate draw_rate loss_rate elo optimal_moves loss policy_loss value_loss env_steps "
     "games game_length first_player_score",

@@ -135,7 +135,9 @@ def test_the_loss_is_that_of_plain_loops():
         entropies -= float((policy * policy.log()).sum().detach())
     found_loss = l2d.loss(model, (decisions, advantage), 0.1)
     count = len(decisions.job)
-    assert float(found_loss["loss"].detach()) == pytest.approx(-total / count - 0.1 * entropies / count, abs=1e-5)
+    assert float(found_loss["loss"].detach()) == pytest.approx(
+        -total / count - 0.1 * entropies / count, abs=1e-5
+    )
     assert float(found_loss["entropy"]) == pytest.approx(entropies / count, abs=1e-5)
 
 
