@@ -151,14 +151,13 @@ def test_the_best_of_samples_is_never_longer_than_the_greedy_schedule():
 def test_uses_and_refusals(tmp_path):
     run = next(l2d.build(TINY))
     model, metadata = run.state["model"], run.metadata
-    returns = l2d.play(model, metadata, episodes=3)
+    returns = l2d.play(model, metadata, episodes=3, picture=tmp_path / "first.png")
+    assert (tmp_path / "first.png").stat().st_size > 10_000
     bounds = [each.best for each in read_shops(TINY.data)[:3]]
     assert all(-r >= bound for r, bound in zip(returns, bounds, strict=True))
     metrics = l2d.evaluate(model, metadata, "ft06", held_out=False)
     assert metrics["mwkr_gap"] == pytest.approx(61 / 55 - 1)
     assert 0 <= metrics["sampled_gap"] <= metrics["gap"]
-    run.report(tmp_path)
-    assert (tmp_path / "gantt.png").stat().st_size > 10_000
     with pytest.raises(BadInput, match="no video"):
         l2d.play(model, metadata, video="film.gif")
     with pytest.raises(BadInput, match="train on other ones"):

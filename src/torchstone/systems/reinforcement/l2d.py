@@ -112,6 +112,7 @@ RECIPES = {
 
 MARGIN = ("gap", -0.03)
 FEATURES, HEADS = 18, 4
+HAS_PICTURE = True  # `play --picture`: a Gantt chart
 VALIDATION, TEST = 1_000_003, 20_011  # seeds that no run has
 VALIDATION_SIZES = ("10x8", "16x7")  # of no training, nor of Lawrence's
 VALIDATION_SHOPS = 20  # of each
@@ -409,7 +410,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
             recipe.batch_size * recipe.samples, None, unit="schedules", evaluation=tested / operations
         ),
         metadata=metadata,
-        report=lambda folder: draw_schedules(model, named[0], recipe, folder / "gantt.png"),
+        report=lambda folder: draw_schedules(
+            model, named[0], recipe.test_samples, recipe.delay, folder / "gantt.png"
+        ),
     )
 
 
@@ -419,13 +422,13 @@ def record_shops(spec: str, named: list[Named]) -> None:
     identity.record(spec, environment={"shops": tables, "best": [each.best for each in named]})
 
 
-def draw_schedules(model: L2D, named: Named, recipe: Recipe, file: Path) -> None:
+def draw_schedules(model: L2D, named: Named, test_samples: int, delay: float, file: Path) -> None:
     """The best schedule of the network beside that of the best rule."""
     rules = {rule: schedule_by_rule(named.shops, rule) for rule in RULES}
     rule = min(rules, key=lambda name: float(rules[name].makespan))
     charts = {f"best rule, {rule.upper()}": rules[rule]}
-    for name, samples in (("greedy", 0), (f"best of {recipe.test_samples}", recipe.test_samples)):
-        charts[f"network, {name}"] = best_schedule(model, named.shops, samples, TEST, recipe.delay)
+    for name, samples in (("greedy", 0), (f"best of {test_samples}", test_samples)):
+        charts[f"network, {name}"] = best_schedule(model, named.shops, samples, TEST, delay)
     bars = {
         f"{name}: makespan {float(found.makespan):.0f}": (named.shops.machine[0], found.start[0])
         for name, found in charts.items()
@@ -451,12 +454,19 @@ def play(
     *,
     episodes: int = 10,
     video: str | Path | None = None,
+    picture: str | Path | None = None,
     seed: int = TEST,
 ) -> list[float]:
-    """Returns, -makespan of the best schedule found, of the first `episodes` shops of the test."""
+    """Returns, -makespan of the best schedule found, of the first `episodes` shops of the test.
+
+    Args:
+        picture: a `.png` for the Gantt chart of the first shop.
+    """
     if video is not None:
-        raise BadInput("a schedule has no video: its Gantt chart is among the run's pictures, gantt.png")
+        raise BadInput("a schedule has no video: --picture FILE.png draws its Gantt chart")
     named = read_shops(metadata["shops"])[:episodes]
+    if picture is not None:
+        draw_schedules(model, named[0], metadata["test_samples"], metadata["delay"], Path(picture))
     returns: dict[int, float] = {}
     for indices, shops in by_size(named):
         found = best_schedule(model, shops, metadata["test_samples"], seed, metadata["delay"]).makespan

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from torchstone.envs.icu_sepsis import ENV_ID, LEVELS, Sepsis, load_sepsis
+from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.off_policy_evaluation import (
     ESTIMATORS,
@@ -96,6 +97,22 @@ def severity_groups(sofa: Float64[Tensor, " states"]) -> list[Tensor]:
     """Which clusters are mild, moderate and severe."""
     low, high = SOFA_BOUNDS
     return [sofa < low, (sofa >= low) & (sofa <= high), sofa > high]
+
+
+def report(model: Any, env: dict[str, Any], folder: Path, seed: int) -> None:
+    """The picture of a run, where its agent's values are known."""
+    if is_known(model, env["spec"], env["wrappers"], env["max_episode_steps"]):
+        draw(model, folder / "treatment.png", seed)
+
+
+def picture(model: Any, env: dict[str, Any], file: Path, seed: int) -> None:
+    """
+    Raises:
+        BadInput: the agent's values are not known.
+    """
+    if not is_known(model, env["spec"], env["wrappers"], env["max_episode_steps"]):
+        raise BadInput(f"a picture of {ENV_ID} is of an agent without memory, wrappers or another time limit")
+    draw(model, file, seed)
 
 
 def draw(model: Any, file: Path, seed: int) -> None:
