@@ -4,7 +4,7 @@ training and evaluation have several.
 A scenario is a `.sumocfg` file: a road network, trips and the seconds of the day from `begin` to `end`. An
 episode is a function of its seed and the signal states that were set; a seed decides how drivers drive
 (desired speed, hesitation, lane), and the trips are the file's. That holds of a process's first episodes
-only: SUMO keeps something of those before, and from the third on the same seed has been another day. So each
+only: SUMO keeps something of those before, and a later one of the same seed has been another day. So each
 episode has a process.
 
 This file is run as the process as well, so that it imports nothing of this package, and no torch.
