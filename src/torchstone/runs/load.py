@@ -327,3 +327,15 @@ def plays_game(path: str | Path) -> bool:
     entry, _, recipe = read_recipe(Path(path))
     module = entry.module()
     return hasattr(module, "table") and getattr(module, "is_game", lambda data: True)(recipe.data)
+
+
+def draws_application(path: str | Path) -> bool:
+    """Whether a run's agent is of an application, which has pictures of its field.
+
+    Raises:
+        BadInput: no run.
+    """
+    from torchstone.tasks.rl.applications import application
+
+    entry, _, recipe = read_recipe(Path(path))
+    return hasattr(entry.module(), "HAS_PICTURE") or application(str(recipe.data)) is not None

@@ -213,11 +213,37 @@ LEGENDS = {
     ),
     # agents
     "return": Legend("return of greedy episodes", "sum of rewards, mean over episodes", "higher"),
+    "waiting": Legend(
+        "waiting of a vehicle", "seconds it has been standing, mean over vehicles and time", "lower"
+    ),
     "return_std": Legend("deviation of the return", "standard deviation over episodes"),
     "episodic_return": Legend(
         "return of training episodes", "sum of rewards, exploration included", "higher"
     ),
+    "clinicians_return": Legend("exact return of the clinicians' policy", "survival"),
+    "uniform_return": Legend("exact return of actions at random", "survival"),
+    "optimal_return": Legend("exact return of the optimum", "survival"),
+    "effective_episodes": Legend(
+        "effective number of off-policy episodes", "of equal weight, that vary as much", "higher"
+    ),
+    "gap": Legend("gap of greedy schedules", "mean of makespan / best known - 1", "lower", "random_gap"),
+    "sampled_gap": Legend("gap of the best of some schedules", "as gap", "lower", "random_gap"),
+    "train_gap": Legend("gap of training schedules", "mean of makespan / lower bound - 1", "lower"),
+    "spt_gap": Legend("gap of shortest processing time first", "as gap"),
+    "fifo_gap": Legend("gap of first in, first out", "as gap"),
+    "mopnr_gap": Legend("gap of most operations remaining first", "as gap"),
+    "mwkr_gap": Legend("gap of most work remaining first", "as gap"),
+    "random_gap": Legend("gap of random dispatching", "as gap"),
     "env_steps": Legend("environment steps", "steps of all environments so far"),
+    # a data centre's cooling
+    "hvac_saving": Legend(
+        "HVAC energy saved", "fraction of what 24 °C takes in the same weather", "higher", "0 at 24 °C"
+    ),
+    "hvac_kilowatts": Legend("HVAC power", "kW, mean over time", "lower"),
+    "it_kilowatts": Legend("power of the servers", "kW, mean over time", "lower"),
+    "in_band": Legend("time in the band", "fraction with both zones within 18 to 27 °C", "higher"),
+    "fixed_hvac_kilowatts": Legend("HVAC power at 24 °C", "kW, in the same weather", "lower"),
+    "fixed_in_band": Legend("time in the band at 24 °C", "fraction, in the same weather", "higher"),
     "epsilon": Legend("exploration rate ε", "probability of a random action"),
     "q_value": Legend("mean Q-value", "discounted return that is expected"),
     "entropy": Legend("entropy of the policy", "nats per action", "", "ln(actions)"),
@@ -456,6 +482,9 @@ NUMBERED = {
     r"(\w*)accuracy_std/(.+)": Legend(
         "deviation of the {0}accuracy with {1} shots", "standard deviation over draws"
     ),
+    r"off_policy/(.+)": Legend("off-policy estimate, {0}", "survival, from episodes of clinicians"),
+    r"off_policy_low/(.+)": Legend("lower bound of the estimate, {0}", "of its 95 % interval"),
+    r"off_policy_high/(.+)": Legend("upper bound of the estimate, {0}", "of its 95 % interval"),
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
     r"recall_at_([\d*]+)": Legend(
         "recall at {0}", "share of searches with their own among the first", "higher"

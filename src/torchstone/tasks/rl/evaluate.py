@@ -16,6 +16,7 @@ import torch
 from torchstone.data import identity
 from torchstone.engine.console import notify, progress
 from torchstone.envs.actor import Actor
+from torchstone.envs.backends import SyncVectorEnv
 from torchstone.envs.make import facts, spaces
 from torchstone.envs.offscreen import environment_variables, renderers
 from torchstone.envs.vector_env import VectorEnv
@@ -23,6 +24,8 @@ from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.old_keys import with_new_names
+from torchstone.tasks.rl import treatment
+from torchstone.tasks.rl.applications import application
 
 VALIDATION, TEST = 10_007, 20_011  # seeds, the same for every run, so that all play the same episodes
 TRAINING_WRAPPERS = ("SignReward", "EpisodicLife")  # make learning easier, and change the returns
@@ -37,7 +40,9 @@ class PolicyEvaluator:
     """Plays `episodes` greedy episodes, each in an env of its own, or as many in each of `num_envs` envs:
     short ones count as much as long.
 
-    Called with a network and a seed, it gives the returns, env by env.
+    Called with a network and a seed, it gives the returns, env by env. What an environment says of its last
+    episode beside the return (`last_episode() -> numbers`, of which its `summarize` makes metrics) is in
+    `episodes_measured`.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class PolicyEvaluator:
         self.wrappers, self.max_episode_steps = eval_wrappers(wrappers), max_episode_steps
         self.envs: VectorEnv | None = None
         self.bound: int | None = None
+        self.episodes_measured: list[dict[str, float]] = []
 
     def _make_envs(self) -> VectorEnv:
         if self.envs is None:
@@ -77,7 +83,7 @@ class PolicyEvaluator:
         # how many of each env count
         quotas = [len(range(index, self.episodes, envs.num_envs)) for index in range(envs.num_envs)]
         returns: list[list[float]] = [[] for _ in quotas]
-        done_episodes = 0
+        done_episodes, self.episodes_measured = 0, []
         with eval_mode(model), progress("episodes", self.episodes) as bar:
             while done_episodes < self.episodes:  # each env's episodes have a limit
                 step = envs.step(actor.greedy_action())
@@ -89,8 +95,22 @@ class PolicyEvaluator:
                         if len(returns[index]) < quotas[index]:
                             returns[index].append(total)
                             done_episodes += 1
+                            self._measure(index)
                 bar.update(done_episodes)
         return [total for each in returns for total in each]
+
+    def _measure(self, index: int) -> None:
+        backend = self._make_envs().backend
+        env = backend.envs[index].unwrapped if isinstance(backend, SyncVectorEnv) else None
+        if hasattr(env, "last_episode"):
+            self.episodes_measured.append(env.last_episode())
+
+    def measure(self, model: Any, seed: int, *, std: bool = False) -> dict[str, float]:
+        """`return_statistics` of the episodes, and the environment's own metrics of them."""
+        metrics = return_statistics(self(model, seed), std)
+        if self.episodes_measured:
+            metrics |= self._make_envs().backend.envs[0].unwrapped.summarize(self.episodes_measured)
+        return metrics
 
 
 def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, float]:
@@ -115,8 +135,10 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     env = trained if held_out else {**trained, "spec": data}
     _check_same_spaces(trained, env)
     _check_network_fits(metadata, env)
+    if treatment.is_known(model, env["spec"], env["wrappers"], env["max_episode_steps"]):
+        return treatment.exact_metrics(model, TEST)
     device = next(model.parameters()).device
-    return return_statistics(_evaluator(env, env["episodes"], device)(model, TEST), std=True)
+    return _evaluator(env, env["episodes"], device).measure(model, TEST, std=True)
 
 
 def record_env(spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> None:
@@ -159,12 +181,22 @@ def play(
     *,
     episodes: int = 10,
     video: str | Path | None = None,
+    picture: str | Path | None = None,
     seed: int = TEST,
 ) -> list[float]:
     """The returns of `episodes` greedy episodes; the first one is recorded into `video`, `.mp4` or `.gif`.
-    Where it cannot be recorded, one line says why, and it is played all the same."""
+    Where it cannot be recorded, one line says why, and it is played all the same.
+
+    Args:
+        picture: of an application: a `.png` for an episode, or a part of it, that follows from the seed.
+    """
     env = env_metadata(metadata)
     _check_network_fits(metadata, env)
+    if picture is not None:
+        use = application(env["spec"])
+        if use is None:
+            raise BadInput(f"there is no picture of {env['spec']}: give a video")
+        use.picture(model, env, Path(picture), seed)
     device = next(model.parameters()).device
     first: list[float] = []
     if video is not None:
