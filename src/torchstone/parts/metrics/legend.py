@@ -371,6 +371,7 @@ OF_SYSTEMS = {
         "objective", "of the codec its loss, of the other stages nats per token", "lower"
     ),
     ("audiolm", "l1_loss"): Legend("mean absolute error", "of samples from −1 to 1", "lower"),
+    ("audiolm", "coarse_loss"): Legend("cross-entropy of coarse tokens", "nats per token", "lower"),
     ("vqvae", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
     **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
     ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
