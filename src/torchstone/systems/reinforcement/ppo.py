@@ -172,7 +172,8 @@ RECIPES = {
         lr=5e-4,
         total_timesteps=61_440,
     ),
-    # torchstone train ppo/treatment   sepsis in intensive care, a table of preferences; unmeasured
+    # torchstone train ppo/treatment   sepsis in intensive care, a table of preferences; unmeasured at this
+    # length and learning rate. A million steps with 5e-3: survival 0.835 (seed 0; clinicians 0.782)
     "treatment": replace(
         CARTPOLE,
         data="ICU-Sepsis-v2",
@@ -183,7 +184,7 @@ RECIPES = {
         batch_size=2048,
         gamma=1.0,
         gae_lambda=0.95,
-        lr=5e-3,
+        lr=2e-3,
         total_timesteps=1_998_848,
         record_video=False,
     ),
