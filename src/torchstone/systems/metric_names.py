@@ -43,7 +43,7 @@ EQUILIBRIUM = "exploitability nash_conv game_value loss"
 TEAM = "return agent_return return_std random_return episodic_return env_steps loss"
 PAYOFFS = "return return_1 return_2 cooperation cooperating_pairs loss"
 NAIVE = " ".join(f"naive_{name}" for name in PAYOFFS.split())
-AGENT = "return return_std episodic_return env_steps loss"
+AGENT = "return return_std success_rate episodic_return env_steps loss"
 
 METRICS = {
     "perceptron": f"{CLASSES} mistakes total_mistakes",

@@ -15,7 +15,7 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import EVALUATION_SHARE, FORWARDS, Examples, Run
 from torchstone.envs.backends import is_scaled
 from torchstone.envs.make import ActionKind, check_spaces, left_out
-from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv
+from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv, gives_success
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
@@ -23,10 +23,11 @@ from torchstone.tasks.rl.evaluate import (
     TEST,
     VALIDATION,
     PolicyEvaluator,
+    evaluate_policy,
     play,
     record_env,
-    return_statistics,
 )
+from torchstone.tasks.rl.goals import draw_goals
 from torchstone.tasks.rl.storage import check_rollout_memory
 
 WANTED, FEWEST = 10, 8  # evaluations during training, and their episodes
@@ -171,7 +172,7 @@ def make_run(
     storage = check_rollout_memory(recipe, stream, device)
     limit = envs_of(stream).episode_limit or EPISODE_BOUND
     examples, episodes = examples_of(recipe, limit, update_work)
-    env_options = (recipe.data, recipe.wrappers, recipe.max_episode_steps)
+    env_options = (recipe.data, tuple(recipe.wrappers), recipe.max_episode_steps)
     evaluator = PolicyEvaluator(*env_options, recipe.eval_episodes, device)
     validator = evaluator
     if episodes < recipe.eval_episodes:
@@ -203,25 +204,31 @@ def make_run(
             f"{recipe.eval_episodes}, as the test does"
         )
 
+    has_success = gives_success(*env_options[:2])
+
     def report(folder: Path) -> None:
+        if has_success:
+            draw_goals(model, metadata, folder / "goals.png", episodes=recipe.eval_episodes, seed=TEST)
+        if not recipe.record_video:
+            return
         try:
             play(model, metadata, episodes=1, video=folder / "episode.mp4")
         except Exception as error:  # noqa: BLE001  the training is finished, whatever an env does now
             notify(f"no video of an episode: {error}")
 
     def validate_all() -> dict[str, float]:
-        return return_statistics(evaluator(model, VALIDATION))
+        return evaluate_policy(evaluator, model, VALIDATION)
 
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: return_statistics(validator(model, VALIDATION)),
+        evaluate=lambda: evaluate_policy(validator, model, VALIDATION),
         evaluate_all=None if validator is evaluator else validate_all,
-        best_metric="return",
+        best_metric="success_rate" if has_success else "return",
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
         examples=examples,
-        test=lambda: return_statistics(evaluator(model, TEST), std=True),
-        report=report if recipe.record_video else None,
+        test=lambda: evaluate_policy(evaluator, model, TEST, std=True),
+        report=report if recipe.record_video or has_success else None,
         metadata=metadata,
     )

@@ -37,7 +37,8 @@ class PolicyEvaluator:
     """Plays `episodes` greedy episodes, each in an env of its own, or as many in each of `num_envs` envs:
     short ones count as much as long.
 
-    Called with a network and a seed, it gives the returns, env by env.
+    Called with a network and a seed, it gives the returns, env by env. `successes` then says of each whether
+    the episode reached its goal at its end; it is empty where the environment does not say so.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class PolicyEvaluator:
         self.wrappers, self.max_episode_steps = eval_wrappers(wrappers), max_episode_steps
         self.envs: VectorEnv | None = None
         self.bound: int | None = None
+        self.successes: list[bool] = []
 
     def _make_envs(self) -> VectorEnv:
         if self.envs is None:
@@ -77,6 +79,7 @@ class PolicyEvaluator:
         # how many of each env count
         quotas = [len(range(index, self.episodes, envs.num_envs)) for index in range(envs.num_envs)]
         returns: list[list[float]] = [[] for _ in quotas]
+        successes: list[list[bool]] = [[] for _ in quotas]
         done_episodes = 0
         with eval_mode(model), progress("episodes", self.episodes) as bar:
             while done_episodes < self.episodes:  # each env's episodes have a limit
@@ -89,8 +92,30 @@ class PolicyEvaluator:
                         if len(returns[index]) < quotas[index]:
                             returns[index].append(total)
                             done_episodes += 1
+                    if step.successes:
+                        for index, success in zip(indices, step.successes, strict=True):
+                            successes[index].append(success)
                 bar.update(done_episodes)
+        counted = zip(successes, quotas, strict=True)
+        self.successes = [success for each, quota in counted for success in each[:quota]]
         return [total for each in returns for total in each]
+
+
+class EpisodeReturns(list[float]):
+    """Returns of episodes, and where the environment says so, which of them reached their goals at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.successes: list[bool] = []
+
+    def add(self, returns: Sequence[float], successes: Sequence[bool]) -> None:
+        self += returns
+        self.successes += successes
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share that reached their goals; None where there are none."""
+        return sum(self.successes) / len(self.successes) if self.successes else None
 
 
 def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, float]:
@@ -100,6 +125,16 @@ def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, 
         return {"return": mean}
     squares = math.fsum((r - mean) ** 2 for r in returns)
     return {"return": mean, "return_std": math.sqrt(squares / max(len(returns) - 1, 1))}
+
+
+def evaluate_policy(
+    evaluator: PolicyEvaluator, model: Any, seed: int, *, std: bool = False
+) -> dict[str, float]:
+    """`return_statistics`, and of goal environments the share of episodes that end at the goal."""
+    metrics = return_statistics(evaluator(model, seed), std)
+    if evaluator.successes:
+        metrics["success_rate"] = sum(evaluator.successes) / len(evaluator.successes)
+    return metrics
 
 
 def env_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +151,7 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     _check_same_spaces(trained, env)
     _check_network_fits(metadata, env)
     device = next(model.parameters()).device
-    return return_statistics(_evaluator(env, env["episodes"], device)(model, TEST), std=True)
+    return evaluate_policy(_evaluator(env, env["episodes"], device), model, TEST, std=True)
 
 
 def record_env(spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> None:
@@ -160,22 +195,25 @@ def play(
     episodes: int = 10,
     video: str | Path | None = None,
     seed: int = TEST,
-) -> list[float]:
+) -> EpisodeReturns:
     """The returns of `episodes` greedy episodes; the first one is recorded into `video`, `.mp4` or `.gif`.
     Where it cannot be recorded, one line says why, and it is played all the same."""
     env = env_metadata(metadata)
     _check_network_fits(metadata, env)
     device = next(model.parameters()).device
-    first: list[float] = []
+    played = EpisodeReturns()
     if video is not None:
         try:
-            first = [_record_episode(model, env, Path(video), seed, device)]
+            played.add(*_record_episode(model, env, Path(video), seed, device))
         except Exception as error:  # noqa: BLE001  a renderer or a codec may raise anything
             why = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
             notify(f"no video {video}: {' '.join(why.split())}")
-            first = _evaluator(env, 1, device)(model, seed)
-    remaining = episodes - len(first)
-    return first + _evaluator(env, remaining, device)(model, seed + 1) if remaining else first
+            evaluator = _evaluator(env, 1, device)
+            played.add(evaluator(model, seed), evaluator.successes)
+    if remaining := episodes - len(played):
+        evaluator = _evaluator(env, remaining, device)
+        played.add(evaluator(model, seed + 1), evaluator.successes)
+    return played
 
 
 def _evaluator(env: dict[str, Any], episodes: int, device: Any) -> PolicyEvaluator:
@@ -183,8 +221,11 @@ def _evaluator(env: dict[str, Any], episodes: int, device: Any) -> PolicyEvaluat
     return PolicyEvaluator(*options, num_envs=env.get("num_envs"))
 
 
-def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, device: Any) -> float:
-    """The return of an episode that is recorded, by the first way of rendering that works."""
+def _record_episode(
+    model: Any, env: dict[str, Any], path: Path, seed: int, device: Any
+) -> tuple[list[float], list[bool]]:
+    """The return of an episode that is recorded, by the first way of rendering that works, and whether it
+    reached its goal, if it has one."""
     *others, last = renderers()
     for variables in others:
         try:
@@ -197,14 +238,17 @@ def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, devi
 @torch.no_grad()
 def _record_with(
     variables: dict[str, str], model: Any, env: dict[str, Any], path: Path, seed: int, device: Any
-) -> float:
+) -> tuple[list[float], list[bool]]:
     returns: list[float] = []
+    successes: list[bool] = []
 
     def frames() -> Iterator[np.ndarray]:
         actor = Actor(model, envs, device)
         yield _crop_to_even(envs.render())
         while not returns:  # the env's episodes have a limit
-            returns.extend(envs.step(actor.greedy_action()).returns)
+            step = envs.step(actor.greedy_action())
+            returns.extend(step.returns)
+            successes.extend(step.successes)
             if not returns:  # after the last step the env has been reset
                 yield _crop_to_even(envs.render())
 
@@ -223,7 +267,7 @@ def _record_with(
                 write_video(new, frames(), envs.render_fps)
         finally:
             envs.close()
-    return returns[0]
+    return returns[:1], successes[:1]
 
 
 def _crop_to_even(frame: np.ndarray) -> np.ndarray:
