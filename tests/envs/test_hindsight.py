@@ -50,7 +50,7 @@ def episode_end(rows: list, step: int) -> int:
 def test_hindsight_equals_plain_loops_over_episodes(num_envs, limit, steps, capacity):
     envs, buffer, rows = collect(num_envs, limit, steps, capacity)
     replay = make_hindsight(envs, buffer, k=4)
-    index = ((buffer.oldest + torch.arange(len(buffer))) % buffer.num_rows).repeat(30)
+    index = ((buffer.oldest + torch.arange(len(buffer))) % buffer.num_rows).repeat(10)
     plain = buffer.sample_at(index, GAMMA)
     relabelled = replay(index, plain, torch.Generator().manual_seed(1))
     chance, which = torch.rand(
@@ -82,8 +82,8 @@ def test_hindsight_equals_plain_loops_over_episodes(num_envs, limit, steps, capa
         kinds["terminated"] += bool(row[3])
         kinds["truncated"] += bool(row[4])
     print(num_envs, "envs, limit", limit, kinds)
-    assert min(kinds["kept"], kinds["own"], kinds["later"], kinds["running"]) > 40
-    assert kinds["truncated" if limit else "terminated"] > 100
+    assert min(kinds["kept"], kinds["own"], kinds["later"], kinds["running"]) > 10
+    assert kinds["truncated" if limit else "terminated"] > 30
     share = kinds["kept"] / len(index)
     assert abs(share - 0.2) < 4 * (0.2 * 0.8 / len(index)) ** 0.5
     # what was sampled is unchanged: the buffer may give it again
@@ -94,7 +94,9 @@ def test_hindsight_draws_every_later_state_equally_often():
     _, buffer, rows = collect(1, None, 7, 50)
     replay = HindsightReplay(buffer, GOALS, lambda a, d, info: np.zeros(len(a)), k=10**9)
     index = torch.full((6000,), 2)
-    goals = replay(index, buffer.sample_at(index, GAMMA), torch.Generator().manual_seed(0)).observation[:, 2:4]
+    goals = replay(index, buffer.sample_at(index, GAMMA), torch.Generator().manual_seed(0)).observation[
+        :, 2:4
+    ]
     attained = torch.stack([row[5][:2] for row in rows[0]])
     which = (goals[:, None] == attained).all(2).float().argmax(1)
     counts = which.bincount(minlength=7)
@@ -140,10 +142,7 @@ def test_hindsight_equals_stable_baselines3(num_envs, monkeypatch):
             torch.stack(action).numpy(),
             np.array(reward),
             np.array([bool(a or b) for a, b in zip(terminated, truncated, strict=True)]),
-            [
-                {"TimeLimit.truncated": bool(b and not a)}
-                for a, b in zip(terminated, truncated, strict=True)
-            ],
+            [{"TimeLimit.truncated": bool(b and not a)} for a, b in zip(terminated, truncated, strict=True)],
         )
     index = torch.arange(60 * num_envs).repeat(20)
     replay = make_hindsight(envs, buffer, k=10**9)
@@ -164,7 +163,11 @@ def test_hindsight_equals_stable_baselines3(num_envs, monkeypatch):
     assert torch.equal(ours.discount, GAMMA * (1 - sample.dones[:, 0]))
     assert (ours.reward == 0).any()
     assert (ours.reward == -1).any()
-    print(len(index), "relabelled transitions equal stable-baselines3's; share of 0:", (ours.reward == 0).float().mean())
+    print(
+        len(index),
+        "relabelled transitions equal stable-baselines3's; share of 0:",
+        (ours.reward == 0).float().mean(),
+    )
 
 
 @pytest.mark.parametrize(

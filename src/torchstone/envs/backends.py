@@ -133,8 +133,7 @@ class SyncVectorEnv:
             if is_terminated or is_truncated:
                 terminated[index], truncated[index] = is_terminated, is_truncated
                 done.append(index)
-                if (success := success_of(info)) is not None:
-                    successes.append(success)
+                successes.append(success_of(info))
             elif ACTION_MASK in info:
                 self._set_action_mask(index, info)
         if not done:
@@ -147,9 +146,8 @@ class SyncVectorEnv:
                 returns.append(float(recorders[index].total if recorders else totals[index]))
             self._reset_env(index, observation)
         self.observation = observation
-        return BackendStep(
-            next_observation, reward, terminated, truncated, observation, returns, successes
-        )
+        known = () if successes == [None] * len(done) else [bool(success) for success in successes]
+        return BackendStep(next_observation, reward, terminated, truncated, observation, returns, known)
 
     def _store(self, into: np.ndarray, index: int, observation: Any) -> None:
         """Copy an observation into a row, if it is what its space states: that decides on its scale."""

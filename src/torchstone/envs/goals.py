@@ -99,7 +99,7 @@ def goal_reacher(env: Any, *, reward: str = "sparse", threshold: float = 0.02) -
 
         @staticmethod
         def _distance(achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
-            return np.linalg.norm(np.asarray(achieved) - desired, axis=-1)
+            return np.asarray(np.linalg.norm(np.asarray(achieved) - desired, axis=-1))
 
     wrapped = GoalReacher(env)
     if reward == "sparse":  # the dense one is not a function of the goals alone

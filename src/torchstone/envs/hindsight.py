@@ -56,9 +56,7 @@ class HindsightReplay:
         next_observation[relabelled, self.goals.desired] = goal
         reward = transitions.reward.clone()
         reward[relabelled] = self.reward(next_observation[relabelled, self.goals.achieved], goal)
-        return transitions._replace(
-            observation=observation, next_observation=next_observation, reward=reward
-        )
+        return transitions._replace(observation=observation, next_observation=next_observation, reward=reward)
 
     def attained(self, rows: Int64[Tensor, " batch"]) -> Float[Tensor, "batch goal"]:
         """What the states attained that the steps at these rows led to."""
@@ -110,5 +108,7 @@ def make_hindsight(envs: VectorEnv, buffer: ReplayBuffer, k: int) -> HindsightRe
     except Exception as error:  # an environment may raise anything
         raise BadInput(f"{envs.spec}: compute_reward of two goals fails: {first_line(error)}") from error
     if shape != (2,):
-        raise BadInput(f"{envs.spec}: compute_reward of two goals gives {shape}, where two rewards are needed")
+        raise BadInput(
+            f"{envs.spec}: compute_reward of two goals gives {shape}, where two rewards are needed"
+        )
     return HindsightReplay(buffer, goals, compute_reward, k)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, frame, percent, plain, save
 
@@ -13,7 +13,7 @@ SHOWN = 12  # paths
 def draw_goal_paths(
     achieved: Float[np.ndarray, "episode time goal"],
     desired: Float[np.ndarray, "episode goal"],
-    success: Float[np.ndarray, " episode"],
+    success: Bool[np.ndarray, " episode"],
     file: str | Path,
     title: str,
 ) -> None:
@@ -22,7 +22,7 @@ def draw_goal_paths(
 
     Args:
         achieved: in metres, from the first state to the last, the same length for all.
-        success: 1 where an episode ends at its goal by the environment's own word.
+        success: whether an episode ends at its goal by the environment's own word.
     """
     final = achieved[:, -1] - desired
     distance = np.linalg.norm(final, axis=1) * 100
@@ -41,8 +41,7 @@ def draw_goal_paths(
 
     axes = figure.add_subplot(grid[0, 1])
     frame(axes, f"where {len(desired)} episodes end, the goal in the middle")
-    is_success = success > 0
-    for chosen, color, name in ((is_success, PALETTE[2], "success"), (~is_success, PALETTE[1], "failure")):
+    for chosen, color, name in ((success, PALETTE[2], "success"), (~success, PALETTE[1], "failure")):
         label = f"{name}: {int(chosen.sum())}"
         axes.plot(*final[chosen, :2].T * 100, "o", color=color, markersize=4, label=label)
     reach = max(1.15 * float(np.abs(final[:, :2]).max()) * 100, 0.1)
@@ -53,7 +52,9 @@ def draw_goal_paths(
     axes.legend(**LEGEND)
 
     axes = figure.add_subplot(grid[0, 2])
-    frame(axes, f"final distance: median {np.median(distance):.2g} cm, success {percent(success.mean())}")
-    axes.step(np.sort(distance), np.arange(1, len(distance) + 1) / len(distance), where="post", color=PALETTE[0])
-    axes.set(xlabel="final distance in cm", ylabel="share of episodes within it", ylim=(0, 1.02), xlim=(0, None))
+    share = percent(float(success.mean()))
+    frame(axes, f"final distance: median {np.median(distance):.2g} cm, success {share}")
+    shares = np.arange(1, len(distance) + 1) / len(distance)
+    axes.step(np.sort(distance), shares, where="post", color=PALETTE[0])
+    axes.set(xlabel="final distance in cm", ylabel="share of episodes", ylim=(0, 1.02), xlim=(0, None))
     save(figure, file)

@@ -214,9 +214,7 @@ LEGENDS = {
     # agents
     "return": Legend("return of greedy episodes", "sum of rewards, mean over episodes", "higher"),
     "return_std": Legend("deviation of the return", "standard deviation over episodes"),
-    "success_rate": Legend(
-        "success rate", "fraction of greedy episodes that end at their goals", "higher"
-    ),
+    "success_rate": Legend("success rate", "fraction of greedy episodes that end at their goals", "higher"),
     "episodic_return": Legend(
         "return of training episodes", "sum of rewards, exploration included", "higher"
     ),

@@ -19,14 +19,7 @@ from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv, gives_success
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
-from torchstone.tasks.rl.evaluate import (
-    TEST,
-    VALIDATION,
-    PolicyEvaluator,
-    evaluate_policy,
-    play,
-    record_env,
-)
+from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, evaluate_policy, play, record_env
 from torchstone.tasks.rl.goals import draw_goals
 from torchstone.tasks.rl.storage import check_rollout_memory
 

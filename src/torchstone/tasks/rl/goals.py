@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from torchstone.envs.actor import Actor
 from torchstone.envs.vector_env import VectorEnv
@@ -19,7 +19,7 @@ class GoalEpisodes(NamedTuple):
 
     achieved: Float[np.ndarray, "episode time goal"]
     desired: Float[np.ndarray, "episode goal"]
-    success: Float[np.ndarray, " episode"]  # 1 where the episode ended at its goal
+    success: Bool[np.ndarray, " episode"]  # whether the episode ended at its goal
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def play_goals(model: Any, metadata: dict[str, Any], *, episodes: int, seed: int
         actor = Actor(model, envs, next(model.parameters()).device)
         desired = envs.observation[:, goals.desired].clone()
         path = [envs.observation[:, goals.achieved].clone()]
-        running, success = torch.ones(episodes, dtype=torch.bool), torch.zeros(episodes)
+        running, success = torch.ones(episodes, dtype=torch.bool), torch.zeros(episodes, dtype=torch.bool)
         with eval_mode(model):
             while running.any():  # each env's episodes have a limit
                 step = envs.step(actor.greedy_action())
@@ -49,8 +49,7 @@ def play_goals(model: Any, metadata: dict[str, Any], *, episodes: int, seed: int
                     if not step.successes:
                         return None
                     first = running[done]
-                    reached = torch.tensor(step.successes, dtype=torch.float32)
-                    success[done & running] = reached[first]
+                    success[done & running] = torch.tensor(step.successes)[first]
                     running = running & ~done
         return GoalEpisodes(torch.stack(path, 1).numpy(), desired.numpy(), success.numpy())
     finally:
