@@ -13,8 +13,6 @@ def box(size: int):
 class PointGoal(gymnasium.Env):
     """Episodes end by themselves after 7 steps, unless a time limit cuts them before."""
 
-    metadata = {"render_modes": []}
-
     def __init__(self):
         self.observation_space = gymnasium.spaces.Dict(
             {"observation": box(2), "achieved_goal": box(2), "desired_goal": box(2)}

@@ -1,9 +1,9 @@
 """Goal environments: an observation says which goal is wanted and which one the state attains.
 
 The form is that of gymnasium-robotics (Plappert et al. 2018, arXiv:1802.09464): observations are a dict of
-`observation`, `achieved_goal` and `desired_goal`, and `compute_reward(achieved, desired, info)` gives the reward
-for any goals, which is what lets an agent learn in hindsight from a goal that it did not try for. `info` has
-`is_success`. `GoalReacher` gives MuJoCo's Reacher that form.
+`observation`, `achieved_goal` and `desired_goal`, and `compute_reward(achieved, desired, info)` gives the
+reward for any goals, which is what lets an agent learn in hindsight from a goal that it did not try for.
+`info` has `is_success`. `GoalReacher` gives MuJoCo's Reacher that form.
 """
 
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ def goal_slices(env: Any) -> GoalSlices | None:
 
 
 def goal_reacher(env: Any, *, reward: str = "sparse", threshold: float = 0.02) -> Any:
-    """MuJoCo's Reacher as a goal environment: the fingertip is to be at the target, both in metres in the plane.
+    """MuJoCo's Reacher as a goal environment: the fingertip is to be at the target, both in metres.
 
     What else is observed does not depend on the target: cosines and sines of both joints, and their
     velocities in rad/s. `is_success` says whether the fingertip is within `threshold` of the target.

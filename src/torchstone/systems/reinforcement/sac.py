@@ -108,7 +108,7 @@ REACHER = replace(
     gamma=0.95,
     tau=0.01,
     init_alpha=0.05,
-    total_timesteps=128_000,
+    total_timesteps=64_000,
     eval_episodes=100,
 )
 RECIPES = {
@@ -128,10 +128,10 @@ RECIPES = {
     ),
     # torchstone train sac/reacher   Reacher's own reward, minus distance and squared action
     "reacher": REACHER,
-    # torchstone train sac/reacher_her   only whether the fingertip is within 2 cm, goals relabelled in hindsight
+    # torchstone train sac/reacher_her   its reward: whether the fingertip is within 2 cm; goals in hindsight
     "reacher_her": replace(REACHER, wrappers=("GoalReacher",), her_k=4),
-    # torchstone train sac/pusher   the arm pushes the cylinder to its place; beside stable-baselines3 with the
-    # same settings: benchmarks/pusher.py
+    # torchstone train sac/pusher   an arm pushes a cylinder to its place; benchmarks/pusher.py has
+    # stable-baselines3 with the same settings beside it
     "pusher": replace(
         PENDULUM,
         data="Pusher-v5",

@@ -102,7 +102,7 @@ class PolicyEvaluator:
 
 
 class EpisodeReturns(list[float]):
-    """Returns of episodes, and where the environment says so, which of them reached their goals at the end."""
+    """Returns of episodes, and which of them ended at their goals, where the environment says so."""
 
     def __init__(self):
         super().__init__()

@@ -57,7 +57,7 @@ def play_goals(model: Any, metadata: dict[str, Any], *, episodes: int, seed: int
 
 
 def draw_goals(model: Any, metadata: dict[str, Any], file: Path, *, episodes: int, seed: int) -> bool:
-    """A picture of greedy episodes: paths, final positions and distances. Whether there is anything to draw."""
+    """A picture of greedy episodes: paths, final positions and distances. False if there are none."""
     played = play_goals(model, metadata, episodes=episodes, seed=seed)
     if played is None:
         return False
