@@ -3,7 +3,7 @@
 import gymnasium
 import numpy as np
 
-LENGTH = 7  # steps of an episode
+SHORTEST, LONGEST = 3, 7  # steps of an episode
 
 
 def box(size: int):
@@ -11,7 +11,7 @@ def box(size: int):
 
 
 class PointGoal(gymnasium.Env):
-    """Episodes end by themselves after 7 steps, unless a time limit cuts them before."""
+    """Episodes end by themselves after 3 to 7 steps, unless a time limit cuts them before."""
 
     def __init__(self):
         self.observation_space = gymnasium.spaces.Dict(
@@ -24,13 +24,14 @@ class PointGoal(gymnasium.Env):
         self.position = self.np_random.uniform(-1, 1, 2)
         self.goal = self.np_random.uniform(-1, 1, 2)
         self.speed, self.steps = np.zeros(2), 0
+        self.length = int(self.np_random.integers(SHORTEST, LONGEST + 1))
         return self.observe(), {}
 
     def step(self, action):
         self.speed = 0.5 * self.speed + 0.4 * np.asarray(action)
         self.position, self.steps = self.position + self.speed, self.steps + 1
         reward = float(self.compute_reward(self.position, self.goal, {}))
-        return self.observe(), reward, self.steps == LENGTH, False, {"is_success": reward == 0}
+        return self.observe(), reward, self.steps == self.length, False, {"is_success": reward == 0}
 
     def observe(self):
         return {
@@ -57,4 +58,4 @@ class NoReward(PointGoal):
 
     def step(self, action):
         self.steps += 1
-        return self.observe(), 0.0, self.steps == LENGTH, False, {}
+        return self.observe(), 0.0, self.steps == self.length, False, {}

@@ -49,6 +49,23 @@ def test_sparse_reward_is_for_any_goals_and_the_dense_one_for_none():
         dense.get_wrapper_attr("compute_reward")
 
 
+@pytest.mark.parametrize("offset", [0.015, 0.025])
+def test_success_is_within_two_centimetres(offset):
+    env, _ = make_env("Reacher-v5", SPARSE, None)
+    env.reset(seed=0)
+    goals, inner = goal_slices(env), env.unwrapped
+    tip = inner.get_body_com("fingertip")[:2].copy()
+    position = inner.data.qpos.copy()
+    position[2:] = tip * (1 - offset / np.linalg.norm(tip))
+    inner.set_state(position, np.zeros(4))
+    observation, reward, *_, info = env.step(np.zeros(2, np.float32))
+    distance = np.linalg.norm(observation[goals.achieved] - observation[goals.desired])
+    print("distance", distance, info)
+    assert distance == pytest.approx(offset, abs=1e-3)
+    assert info["is_success"] == (offset < 0.02)
+    assert reward == (0.0 if offset < 0.02 else -1.0)
+
+
 @pytest.mark.parametrize("wrappers", [SPARSE, DENSE])
 def test_goal_reacher_has_a_state_for_checkpoints(wrappers):
     assert is_snapshot_exact("Reacher-v5", wrappers, 12)
@@ -59,21 +76,20 @@ def test_success_is_of_an_episode_s_last_step():
     """Of the point's episodes, some end at their goals, some were there only on the way."""
     envs = VectorEnv("toy_goals:PointGoal", 40, seed=3, max_episode_steps=5)
     goals, rng = envs.goals, np.random.default_rng(0)
-    ever, successes, last = np.zeros(40, bool), [], None
+    ever, successes, expected = np.zeros(40, bool), [], []
     for _ in range(5):
         # towards the goal, and further
         away = (envs.observation[:, goals.desired] - envs.observation[:, goals.achieved]).numpy()
         action = away / 0.3 + rng.normal(0, 0.5, away.shape)
         step = envs.step(envs.observation.new_tensor(action))
-        distance = (step.next_observation[:, goals.achieved] - step.next_observation[:, goals.desired]).norm(
-            dim=1
-        )
-        last = (distance <= 0.3).numpy()
-        ever |= last
+        offset = step.next_observation[:, goals.achieved] - step.next_observation[:, goals.desired]
+        is_near, done = (offset.norm(dim=1) <= 0.3).numpy(), (step.terminated | step.truncated).numpy()
+        ever |= is_near
         successes += step.successes
-    print("at the end", last.sum(), "ever", ever.sum(), "of 40")
-    assert successes == last.tolist()
-    assert 0 < last.sum() < ever.sum()
+        expected += is_near[done].tolist()
+    print("at the end", sum(expected), "of", len(expected), "episodes; ever", ever.sum(), "of 40")
+    assert successes == expected
+    assert 0 < sum(expected) < ever.sum()
 
 
 def test_environments_without_goals_have_no_successes():

@@ -90,7 +90,7 @@ def make_hindsight(envs: VectorEnv, buffer: ReplayBuffer, k: int) -> HindsightRe
     Raises:
         BadInput: an environment without goals, or whose reward cannot be computed for others.
     """
-    example = "such as Reacher-v5 with --wrappers GoalReacher, or gymnasium_robotics:FetchReach-v4"
+    example = "such as Reacher-v5 with --wrappers GoalReacher, or gymnasium_robotics:PointMaze_UMaze-v3"
     goals = envs.goals
     if goals is None:
         raise BadInput(f"{envs.spec} has no goals: hindsight replay needs a goal environment, {example}")

@@ -40,7 +40,7 @@ def draw_goal_paths(
     axes.set(xlabel="x in cm", ylabel="y in cm", aspect="equal")
 
     axes = figure.add_subplot(grid[0, 1])
-    frame(axes, f"where {len(desired)} episodes end, the goal in the middle")
+    frame(axes, f"ends of {len(desired)} episodes, from the goals")
     for chosen, color, name in ((success, PALETTE[2], "success"), (~success, PALETTE[1], "failure")):
         label = f"{name}: {int(chosen.sum())}"
         axes.plot(*final[chosen, :2].T * 100, "o", color=color, markersize=4, label=label)
@@ -53,7 +53,7 @@ def draw_goal_paths(
 
     axes = figure.add_subplot(grid[0, 2])
     share = percent(float(success.mean()))
-    frame(axes, f"final distance: median {np.median(distance):.2g} cm, success {share}")
+    frame(axes, f"median {np.median(distance):.2g} cm, success {share}")
     shares = np.arange(1, len(distance) + 1) / len(distance)
     axes.step(np.sort(distance), shares, where="post", color=PALETTE[0])
     axes.set(xlabel="final distance in cm", ylabel="share of episodes", ylim=(0, 1.02), xlim=(0, None))

@@ -10,6 +10,7 @@ import torch
 import torchstone as ts
 from torchstone.cli.main import main
 from torchstone.engine.run import Intervals, fit
+from torchstone.envs.replay_buffer import TERMINATED
 from torchstone.errors import BadInput, Interrupted
 from torchstone.systems.reinforcement import sac, td3
 from torchstone.tasks.rl.evaluate import TEST, PolicyEvaluator, evaluate_policy
@@ -140,3 +141,14 @@ def test_hindsight_fields_that_make_no_sense(changes, word):
         next(sac.build(dataclasses.replace(sac.RECIPES["smoke"], **FIELDS | changes)))
     print(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_states_that_ended_episodes_are_there_to_be_goals():
+    recipe = dataclasses.replace(sac.RECIPES["smoke"], **FIELDS | {"max_episode_steps": 0})
+    stream = next(sac.build(recipe)).stream
+    next(stream)
+    buffer = stream.buffer
+    (ended,) = (buffer.end == TERMINATED).nonzero(as_tuple=True)
+    print(len(ended), "episodes terminated")
+    assert len(ended) > 10
+    assert (buffer.final_frames.slot_of_row[ended] >= 0).all()

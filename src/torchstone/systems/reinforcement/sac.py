@@ -126,9 +126,11 @@ RECIPES = {
         anneal_lr=False,
         total_timesteps=90_000,
     ),
-    # torchstone train sac/reacher   Reacher's own reward, minus distance and squared action
+    # torchstone train sac/reacher   68 s; its own reward, minus distance and squared action: 22 to 34 % end
+    # within 2 cm (3 seeds)
     "reacher": REACHER,
-    # torchstone train sac/reacher_her   its reward: whether the fingertip is within 2 cm; goals in hindsight
+    # torchstone train sac/reacher_her   70 s; reward: whether the fingertip is within 2 cm, goals relabelled in
+    # hindsight; 95 to 99 % end there (3 seeds)
     "reacher_her": replace(REACHER, wrappers=("GoalReacher",), her_k=4),
     # torchstone train sac/pusher   an arm pushes a cylinder to its place; benchmarks/pusher.py has
     # stable-baselines3 with the same settings beside it
