@@ -64,7 +64,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
 	@touch $@ $(VENV)/.demo
 
-# mctx, which brings JAX, and torchrl: the sweep alone compares with them
+# mctx, which brings JAX, torchrl and SUMO: for the sweep alone
 $(VENV)/.test-all: $(VENV)/.test
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[mctx,torchrl]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[mctx,torchrl,traffic]'
 	@touch $@

@@ -1,7 +1,8 @@
 """The written optimizers beside torch's fused ones, over ResNet-20's 59 tensors of 269,722 weights.
 
-Two forms of ours: over each tensor (as `--optimizer-implementation reference` has it), and over one vector
-(`parts/optim/flat.py`, with the gathering of gradients in the time). Steps in turn, CPU time of one thread,
+Three forms of ours: over each tensor (as `--optimizer-implementation reference` has it), over one vector
+(`parts/optim/flat.py`, with the gathering of gradients in the time), and over one vector with the rule compiled; the
+last column has the seconds on the clock of its first two steps, compiling included. Steps in turn, CPU time of one thread,
 median of the ratios over pairs. RMSprop's and Muon's of torch are not fused, Muon's are the network's filters
 as matrices; Lion, which torch has not, stands beside fused AdamW.
 
@@ -79,17 +80,21 @@ def main() -> None:
     print(
         f"{sum(p.numel() for p in parameters()):,} weights in {len(parameters())} tensors, torch {torch.__version__}"
     )
-    print(f"{'optimizer':<15} {'form':<9} {'ratio':>6} {'from':>6} {'to':>6} {'ours, µs':>9}")
+    print(f"{'optimizer':<15} {'form':<9} {'ratio':>6} {'from':>6} {'to':>6} {'ours, µs':>9} {'first, s':>8}")
     for name, (ours, theirs, options, fused) in CASES.items():
         reference = partial(theirs, **options, **fused)
         forms = {
             "tensors": ours(parameters(), **options).step,
             "vector": flat_optimizer(ours, parameters(), **options).step,
+            "compiled": flat_optimizer(ours, parameters(), compiled=True, **options).step,
         }
         for form, step in forms.items():
+            began = time.perf_counter()
+            step(), step()
+            first = time.perf_counter() - began
             ratio, all_of, cost = compare(step, reference(parameters()).step)
             print(
-                f"{name:<15} {form:<9} {ratio:6.2f} {all_of[0]:6.2f} {all_of[-1]:6.2f} {cost:9.0f}",
+                f"{name:<15} {form:<9} {ratio:6.2f} {all_of[0]:6.2f} {all_of[-1]:6.2f} {cost:9.0f} {first:8.2f}",
                 flush=True,
             )
     for form, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):

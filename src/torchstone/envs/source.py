@@ -28,7 +28,9 @@ def describe(env: Any, spec: str = "") -> dict[str, Any]:
     module = sys.modules.get(spec.partition(":")[0]) if ":" in spec else None
     if module is not None:
         sources[module.__name__] = _file_digest(module)
+    stated = getattr(env.unwrapped, "identity", None)  # as ours do that have files, or a simulator
     return {
+        **({"stated": stated} if isinstance(stated, dict) and stated else {}),
         "id": found.id if found else None,
         "kwargs": _text(found.kwargs) if found else None,
         "time limit": found.max_episode_steps if found else None,

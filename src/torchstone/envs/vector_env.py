@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchstone.envs import atari
 from torchstone.envs.backends import BackendStep, SyncVectorEnv, VectorCartPole
-from torchstone.envs.env_state import restore, snapshot
+from torchstone.envs.env_state import layers, restore, snapshot
 from torchstone.envs.goals import GoalSlices, goal_slices, success_of
 from torchstone.envs.make import close_env, is_registered, make_env, registration
 from torchstone.envs.wrappers import sample_valid
@@ -98,6 +98,12 @@ class VectorEnv:
         if isinstance(self.backend, SyncVectorEnv):
             return is_snapshot_exact(self.spec, self.wrappers)
         return isinstance(self.backend, VectorCartPole)
+
+    @property
+    def replays(self) -> bool:
+        """Whether a state is restored by playing an episode's actions again (see `env_state`)."""
+        envs = getattr(self.backend, "envs", [])
+        return any(hasattr(type(layer), "replay") for env in envs[:1] for layer in layers(env))
 
     @property
     def episode_limit(self) -> int | None:

@@ -327,3 +327,14 @@ def plays_game(path: str | Path) -> bool:
     entry, _, recipe = read_recipe(Path(path))
     module = entry.module()
     return hasattr(module, "table") and getattr(module, "is_game", lambda data: True)(recipe.data)
+
+
+def draws_application(path: str | Path) -> bool:
+    """Whether a run's agent is of an application, which has pictures of its field.
+
+    Raises:
+        BadInput: no run.
+    """
+    from torchstone.tasks.rl.applications import application
+
+    return application(str(read_recipe(Path(path))[2].data)) is not None

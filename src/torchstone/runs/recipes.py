@@ -184,7 +184,11 @@ def optimizer_fields(recipe: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
             having = [each for each, names in OPTIMIZER_FIELDS.items() if name in names]
             what = " and ".join(read) or "neither"
             raise BadInput(f"{name} is of {', '.join(having)}; {optimizer} has {what}")
-    usual = {name: value for name, value in read.items() if value is not None and name not in fields}
+    usual = {
+        name: value
+        for name, value in read.items()
+        if value is not None and name not in fields and name in paths  # agents have no such fields
+    }
     return {**(usual if optimizer != own else {}), **fields}
 
 

@@ -235,7 +235,7 @@ td3: TD3, 2018. Fujimoto, van Hoof and Meger, arXiv:1802.09477
     recipes: pendulum halfcheetah smoke
 sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.05905
     variants: sac
-    recipes: pendulum halfcheetah smoke
+    recipes: pendulum halfcheetah cooling smoke
 """,
     "planning": """
 alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.01815

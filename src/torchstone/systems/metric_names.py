@@ -43,7 +43,8 @@ EQUILIBRIUM = "exploitability nash_conv game_value loss"
 TEAM = "return agent_return return_std random_return episodic_return env_steps loss"
 PAYOFFS = "return return_1 return_2 cooperation cooperating_pairs loss"
 NAIVE = " ".join(f"naive_{name}" for name in PAYOFFS.split())
-AGENT = "return return_std success_rate episodic_return env_steps loss"
+COOLING = "hvac_saving hvac_kilowatts it_kilowatts in_band fixed_hvac_kilowatts fixed_in_band"
+AGENT = "return return_std success_rate waiting episodic_return env_steps loss"
 
 METRICS = {
     "perceptron": f"{CLASSES} mistakes total_mistakes",
@@ -104,7 +105,7 @@ METRICS = {
     "dqn": f"{AGENT} q_value epsilon",
     "ddpg": f"{AGENT} q_value actor_loss",
     "td3": f"{AGENT} q_value actor_loss",
-    "sac": f"{AGENT} q_value actor_loss entropy alpha",
+    "sac": f"{AGENT} q_value actor_loss entropy alpha {COOLING}",
     "alphazero": "score win_rate draw_rate loss_rate elo optimal_moves loss policy_loss value_loss env_steps "
     "games game_length first_player_score",
     "nfsp": f"{EQUILIBRIUM} q_loss epsilon episodes",

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -153,6 +153,40 @@ def make_optimizer(
     return makers[optim.optimizer](parameters)
 
 
+VectorOptimizer = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lion"]
+
+
+def vector_optimizer(
+    name: str, lr: float, weight_decay: float = 0.0, **settings: dict[str, Any]
+) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    """The optimizer of a network whose weights are one vector, as agents' are: see `FlatGradientUpdate`.
+
+    Their rules go element by element; Muon's, which is for matrices, does not. `momentum` and `nesterov` have
+    a momentum of 0.9. All else is as torch has it by default.
+
+    Args:
+        name: one of `VectorOptimizer`.
+        settings: an optimizer's name to the settings that the paper has for it, such as `adam={"eps": 1e-5}`.
+
+    Raises:
+        BadInput: an unknown optimizer, or Muon.
+    """
+    sgd = partial(torch.optim.SGD, momentum=0.9)
+    makers: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": torch.optim.SGD,
+        "momentum": sgd,
+        "nesterov": partial(sgd, nesterov=True),
+        "adagrad": torch.optim.Adagrad,
+        "rmsprop": torch.optim.RMSprop,
+        "adam": partial(torch.optim.Adam, fused=True),
+        "adamw": partial(torch.optim.AdamW, fused=True),
+        "lion": Lion,
+    }
+    if name not in makers:
+        raise BadInput(f"unknown optimizer {name!r} of a vector: {did_you_mean(name, list(makers))}")
+    return partial(makers[name], lr=lr, weight_decay=weight_decay, **settings.get(name, {}))
+
+
 def muon_with_adamw(
     parameters: Iterable[nn.Parameter | dict[str, Any]], optim: OptimConfig, outer: Collection[nn.Parameter]
 ) -> CombinedOptimizer:
@@ -224,6 +258,7 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, step
     three quarters; `exponential` is the same without stairs, by default twice as well. `warm_restarts` has
     cycles of `lr_period` steps, each `lr_period_mult` times as long as the last; by default three cycles fill
     the run. `one_cycle` rises over `warmup_ratio` of the steps (0.3 unless given) and falls to nearly 0.
+    Meanwhile the momentum, of Adam β₁, falls by 0.1 and comes back, as Smith 2018 (arXiv:1803.09820) has it.
     `plateau` falls whenever `lr_patience` evaluations in a row were no better than the best.
 
     Raises:
@@ -247,8 +282,10 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, step
         )
     if name == "one_cycle":
         final = {"final": floor} if floor else {}
-        cycle = partial(schedules.one_cycle, steps=max(2, steps), rise=optim.warmup_ratio or 0.3, **final)
-        return Schedule(optimizer, lambda step: cycle(step))
+        shape_of_cycle = {"steps": max(2, steps), "rise": optim.warmup_ratio or 0.3}
+        cycle = partial(schedules.one_cycle, **shape_of_cycle, **final)
+        fall = partial(schedules.one_cycle_momentum, **shape_of_cycle, highest=0.0, lowest=-MOMENTUM_FALL)
+        return Schedule(optimizer, lambda step: cycle(step), momentum_change=lambda step: fall(step))
     plateau = schedules.Plateau(decay, optim.lr_patience) if name == "plateau" else None
     cycles = 1 + optim.lr_period_mult + optim.lr_period_mult**2
     in_steps: dict[str, Callable[[int], float]] = {
@@ -290,18 +327,34 @@ SHAPES: dict[str, Any] = {
 }
 
 
+MOMENTUM_FALL = 0.1  # of one_cycle's momentum: from 0.95 to 0.85 with `momentum` 0.95, as torch has it
+
+
 class Schedule(LambdaLR):
     """A schedule by the step alone, and by validation where it has a plateau: a run that goes on with more
-    steps follows the new one at once."""
+    steps follows the new one at once.
+
+    Args:
+        momentum_change: step -> what is added to each group's momentum, or β₁, if it has one above 0.
+    """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         factor: Callable[[int], float],
         plateau: schedules.Plateau | None = None,
+        momentum_change: Callable[[int], float] | None = None,
     ):
-        self.plateau = plateau
+        self.plateau, self.momentum_change = plateau, momentum_change
+        self.base_momentums = [
+            group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
+            for group in optimizer.param_groups
+        ]
         super().__init__(optimizer, factor)
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        self._change_momentum()
 
     @property
     def needs_validation(self) -> bool:
@@ -314,7 +367,7 @@ class Schedule(LambdaLR):
             self._follow()
 
     def state_dict(self) -> dict[str, Any]:
-        state = {name: value for name, value in super().state_dict().items() if name != "plateau"}
+        state = {name: value for name, value in super().state_dict().items() if name not in NOT_STATE}
         return state | ({"plateau": self.plateau.state_dict()} if self.plateau is not None else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -330,3 +383,19 @@ class Schedule(LambdaLR):
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
         self._last_lr = rates
+        self._change_momentum()
+
+    def _change_momentum(self) -> None:
+        if self.momentum_change is None:
+            return
+        change = self.momentum_change(self.last_epoch)
+        for group, base in zip(self.optimizer.param_groups, self.base_momentums, strict=True):
+            if base <= 0:
+                continue
+            if "betas" in group:
+                group["betas"] = (max(0.0, base + change), *group["betas"][1:])
+            else:
+                group["momentum"] = max(0.0, base + change)
+
+
+NOT_STATE = ("plateau", "momentum_change", "base_momentums")  # the first is saved as its own state

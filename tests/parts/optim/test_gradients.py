@@ -124,6 +124,30 @@ def test_flat_form_equals_separate_parameters(name):
     assert max(gaps) <= 1e-14, gaps
 
 
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    "make", [SGD, partial(SGD, momentum=0.9, nesterov=True), Adagrad, RMSprop, Adam, AdamW, Lion]
+)
+def test_compiled_update_serves_every_step_and_rate(make):
+    """A rate and a correction are numbers of the compiled function: after the first steps none is compiled anew."""
+    torch._dynamo.reset()
+    compiled, plain = weights(), weights()
+    optimizers = flat_optimizer(make, compiled, compiled=True), flat_optimizer(make, plain)
+    for step in range(12):
+        for parameters, optimizer in zip((compiled, plain), optimizers, strict=True):
+            set_gradients(parameters, 4 * step)
+            optimizer.param_groups[0]["lr"] = 1e-2 / (1 + step)
+            with torch._dynamo.config.patch(error_on_recompile=step > 3):
+                optimizer.step()
+    gaps = [float((a.detach() - b.detach()).abs().max()) for a, b in zip(compiled, plain, strict=True)]
+    assert max(gaps) <= 1e-12, gaps
+
+
+def test_muon_has_no_elementwise_update_to_compile():
+    with pytest.raises(ValueError, match="Muon"):
+        flat_optimizer(Muon, [nn.Parameter(torch.zeros(2, 3))], compiled=True)
+
+
 def test_closure_has_gradients_enabled():
     for make in (SGD, Adagrad, RMSprop, Adam, Lion):
         weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))

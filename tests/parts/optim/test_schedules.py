@@ -52,6 +52,40 @@ CASES = {
 }  # fmt: skip
 
 
+def momentums(schedule, optimizer, steps):
+    found = []
+    optimizer._opt_called = True
+    for _ in range(steps):
+        group = optimizer.param_groups[0]
+        found.append((group["lr"], group["betas"][0] if "betas" in group else group["momentum"]))
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_cycle_s_momentum_equals_torch(name):
+    """From 0.95 to 0.85 at the peak and back; resumed in the middle as if it had gone through."""
+    optim = OptimConfig(optimizer=name, momentum=0.95, beta1=0.95, lr=0.5, lr_schedule="one_cycle")
+
+    def make():
+        optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], optim)
+        return make_lr_scheduler(optimizer, optim, 2000), optimizer
+
+    _, other = make()
+    torchs_ones = momentums(theirs.OneCycleLR(other, 0.5, 2000), other, 2000)
+    first = make()
+    mine = momentums(*first, 900)
+    second = make()
+    second[1].load_state_dict(first[1].state_dict())
+    second[0].load_state_dict(first[0].state_dict())
+    mine += momentums(*second, 1100)
+    gaps = [max(abs(a[i] - b[i]) for a, b in zip(mine, torchs_ones, strict=True)) for i in (0, 1)]
+    low = min(momentum for _, momentum in mine)
+    print(gaps, low)
+    assert max(gaps) <= 1e-12
+    assert abs(low - 0.85) < 1e-9
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_equals_torch_over_10_000_steps(name):
     fields, make = CASES[name]

@@ -13,7 +13,7 @@ from torchstone.engine.run import Intervals, fit
 from torchstone.envs.replay_buffer import TERMINATED
 from torchstone.errors import BadInput, Interrupted
 from torchstone.systems.reinforcement import sac, td3
-from torchstone.tasks.rl.evaluate import TEST, PolicyEvaluator, evaluate_policy
+from torchstone.tasks.rl.evaluate import TEST, PolicyEvaluator
 from torchstone.tasks.rl.goals import play_goals
 
 FIELDS = {
@@ -50,7 +50,7 @@ ENV = {"spec": "toy_goals:PointGoal", "wrappers": [], "max_episode_steps": 5, "e
 
 def test_success_rate_is_of_the_goals_that_are_played():
     evaluator = PolicyEvaluator("toy_goals:PointGoal", (), 5, 20, "cpu")
-    metrics = evaluate_policy(evaluator, Towards(), TEST, std=True)
+    metrics = evaluator.measure(Towards(), TEST, std=True)
     played = play_goals(Towards(), {"env": ENV}, episodes=20, seed=TEST)
     distance = np.linalg.norm(played.achieved[:, -1] - played.desired, axis=1)
     print(metrics, "final distances", distance.round(2))
@@ -86,7 +86,9 @@ def test_a_run_has_a_success_rate_and_a_picture(run, capsys):
     assert main(["play", str(run), "--episodes", "5", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["success_rate"] * 5 == pytest.approx(round(said["success_rate"] * 5))
-    assert main(["play", str(run), "--episodes", "5"]) == 0
+    picture = run.parent / "paths.png"
+    assert main(["play", str(run), "--episodes", "5", "--picture", str(picture)]) == 0
+    assert picture.exists()
     assert f"success rate {said['success_rate']:.3g}" in capsys.readouterr().out
     assert main(["eval", str(run)]) == 0
     assert "success_rate" in capsys.readouterr().out

@@ -213,12 +213,24 @@ LEGENDS = {
     ),
     # agents
     "return": Legend("return of greedy episodes", "sum of rewards, mean over episodes", "higher"),
+    "waiting": Legend(
+        "waiting of a vehicle", "seconds it has been standing, mean over vehicles and time", "lower"
+    ),
     "return_std": Legend("deviation of the return", "standard deviation over episodes"),
     "success_rate": Legend("success rate", "fraction of greedy episodes that end at their goals", "higher"),
     "episodic_return": Legend(
         "return of training episodes", "sum of rewards, exploration included", "higher"
     ),
     "env_steps": Legend("environment steps", "steps of all environments so far"),
+    # a data centre's cooling
+    "hvac_saving": Legend(
+        "HVAC energy saved", "fraction of what 24 °C takes in the same weather", "higher", "0 at 24 °C"
+    ),
+    "hvac_kilowatts": Legend("HVAC power", "kW, mean over time", "lower"),
+    "it_kilowatts": Legend("power of the servers", "kW, mean over time", "lower"),
+    "in_band": Legend("time in the band", "fraction with both zones within 18 to 27 °C", "higher"),
+    "fixed_hvac_kilowatts": Legend("HVAC power at 24 °C", "kW, in the same weather", "lower"),
+    "fixed_in_band": Legend("time in the band at 24 °C", "fraction, in the same weather", "higher"),
     "epsilon": Legend("exploration rate ε", "probability of a random action"),
     "q_value": Legend("mean Q-value", "discounted return that is expected"),
     "entropy": Legend("entropy of the policy", "nats per action", "", "ln(actions)"),

@@ -7,12 +7,23 @@ with g = ∇L + λ·w. The decay κ of the rate is torch's addition, 0 in the pa
 """
 
 import torch
+from torch import Tensor
 
-from torchstone.parts.optim.gradients import closure_loss, count_step, weights_with_gradients
+from torchstone.parts.optim.gradients import closure_loss, count_step, descend, weights_with_gradients
+
+
+def adagrad_update(w: Tensor, g: Tensor, s: Tensor, lr: float, eps: float, weight_decay: float) -> None:
+    """The step, in place; `lr` is the one of this step, its decay included."""
+    if weight_decay:
+        g = g.add(w, alpha=weight_decay)
+    s.addcmul_(g, g)
+    descend(w, g, lr, s.sqrt().add_(eps))
 
 
 class Adagrad(torch.optim.Optimizer):
     """`torch.optim.Adagrad` as its equations. State and options have torch's names."""
+
+    update = staticmethod(adagrad_update)
 
     def __init__(
         self,
@@ -35,9 +46,6 @@ class Adagrad(torch.optim.Optimizer):
         for w, g, state, group in weights_with_gradients(self):
             if "sum" not in state:
                 state["sum"] = torch.full_like(w, group["initial_accumulator_value"])
-            t, s = count_step(state), state["sum"]
-            if group["weight_decay"]:
-                g = g.add(w, alpha=group["weight_decay"])
-            s.addcmul_(g, g)
-            w.addcdiv_(g, s.sqrt().add_(group["eps"]), value=-group["lr"] / (1 + (t - 1) * group["lr_decay"]))
+            lr = group["lr"] / (1 + (count_step(state) - 1) * group["lr_decay"])
+            self.update(w, g, state["sum"], lr, group["eps"], group["weight_decay"])
         return loss

@@ -15,12 +15,44 @@ import math
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from torchstone.parts.optim.gradients import closure_loss, count_step, weights_with_gradients
+from torchstone.parts.optim.gradients import closure_loss, count_step, descend, weights_with_gradients
+
+
+def adam_update(
+    w: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    v_max: Tensor | None,
+    betas: tuple[float, float],
+    eps: float,
+    l2: float,
+    shrink: float | None,
+    step_size: float,
+    correction2: float,
+) -> None:
+    """The step, in place: `l2` is Adam's λ, `shrink` AdamW's 1 − η·λ, `step_size` η / (1 − β₁ᵗ) and
+    `correction2` √(1 − β₂ᵗ). What changes with t comes as a number: computed in here, it would be
+    compiled anew each t."""
+    beta1, beta2 = betas
+    if shrink is not None:
+        w.mul_(shrink)
+    if l2:
+        g = g.add(w, alpha=l2)
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    if v_max is not None:
+        v = torch.maximum(v_max, v, out=v_max)
+    scale = v.sqrt().div_(correction2).add_(eps)
+    descend(w, m, step_size, scale)
 
 
 class Adam(torch.optim.Optimizer):
     """`torch.optim.Adam` as its equations. State and options have torch's names."""
+
+    update = staticmethod(adam_update)
 
     def __init__(
         self,
@@ -45,18 +77,11 @@ class Adam(torch.optim.Optimizer):
             if not state:
                 names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
                 state.update({name: torch.zeros_like(w) for name in names})
-            t, m, v = count_step(state), state["exp_avg"], state["exp_avg_sq"]
-            lr, (beta1, beta2) = group["lr"], group["betas"]
-            if group["decoupled_weight_decay"]:
-                w.mul_(1 - lr * group["weight_decay"])
-            elif group["weight_decay"]:
-                g = g.add(w, alpha=group["weight_decay"])
-            m.lerp_(g, 1 - beta1)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            if group["amsgrad"]:
-                v = torch.maximum(state["max_exp_avg_sq"], v, out=state["max_exp_avg_sq"])
-            scale = v.sqrt().div_(math.sqrt(1 - beta2**t)).add_(group["eps"])
-            w.addcdiv_(m, scale, value=-lr / (1 - beta1**t))
+            t, m, v, (beta1, beta2) = count_step(state), state["exp_avg"], state["exp_avg_sq"], group["betas"]
+            lr, weight_decay, decoupled = group["lr"], group["weight_decay"], group["decoupled_weight_decay"]
+            l2, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, None)
+            numbers = l2, shrink, lr / (1 - beta1**t), math.sqrt(1 - beta2**t)
+            self.update(w, g, m, v, state.get("max_exp_avg_sq"), group["betas"], group["eps"], *numbers)
         return loss
 
 

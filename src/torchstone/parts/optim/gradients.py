@@ -29,6 +29,19 @@ def count_step(state: dict[str, Any]) -> int:
     return int(step)
 
 
+def descend(w: Tensor, direction: Tensor, step_size: float, scale: Tensor | None = None) -> None:
+    """w ← w − step_size · direction / scale, in place, as one call that allocates nothing.
+
+    A compiled function multiplies instead: `alpha` and `value` are constants of it, so that each new rate
+    would be compiled anew."""
+    if torch.compiler.is_compiling():
+        w.sub_(direction * step_size if scale is None else direction / scale * step_size)
+    elif scale is None:
+        w.add_(direction, alpha=-step_size)
+    else:
+        w.addcdiv_(direction, scale, value=-step_size)
+
+
 def closure_loss(closure: Callable[[], Any] | None) -> Any:
     """The loss that `step(closure)` returns: the closure's, with gradients enabled; None without one."""
     if closure is None:

@@ -8,12 +8,25 @@ Every weight moves by η, so η is usually 3 to 10 times smaller than AdamW's, a
 """
 
 import torch
+from torch import Tensor
 
-from torchstone.parts.optim.gradients import closure_loss, weights_with_gradients
+from torchstone.parts.optim.gradients import closure_loss, descend, weights_with_gradients
+
+
+def lion_update(
+    w: Tensor, g: Tensor, m: Tensor, betas: tuple[float, float], shrink: float, lr: float
+) -> None:
+    """The step, in place; `shrink` is 1 − η·λ."""
+    u = m.lerp(g, 1 - betas[0]).sign_()
+    w.mul_(shrink)
+    descend(w, u, lr)
+    m.lerp_(g, 1 - betas[1])
 
 
 class Lion(torch.optim.Optimizer):
     """Lion; torch has none. One moment of memory for each weight, half of Adam's."""
+
+    update = staticmethod(lion_update)
 
     def __init__(
         self,
@@ -33,8 +46,6 @@ class Lion(torch.optim.Optimizer):
         for w, g, state, group in weights_with_gradients(self):
             if "exp_avg" not in state:
                 state["exp_avg"] = torch.zeros_like(w)
-            m, lr, (beta1, beta2) = state["exp_avg"], group["lr"], group["betas"]
-            u = m.lerp(g, 1 - beta1).sign_()
-            w.mul_(1 - lr * group["weight_decay"]).add_(u, alpha=-lr)
-            m.lerp_(g, 1 - beta2)
+            shrink = 1 - group["lr"] * group["weight_decay"]
+            self.update(w, g, state["exp_avg"], group["betas"], shrink, group["lr"])
         return loss

@@ -10,12 +10,42 @@ with g = ∇L + λ·w. ε is outside of the root, as in torch; TensorFlow has it
 """
 
 import torch
+from torch import Tensor
 
-from torchstone.parts.optim.gradients import closure_loss, count_step, weights_with_gradients
+from torchstone.parts.optim.gradients import closure_loss, count_step, descend, weights_with_gradients
+
+
+def rmsprop_update(
+    w: Tensor,
+    g: Tensor,
+    v: Tensor,
+    m: Tensor | None,
+    b: Tensor | None,
+    lr: float,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+) -> None:
+    """The step, in place; m where it is centered, b where it has momentum."""
+    if weight_decay:
+        g = g.add(w, alpha=weight_decay)
+    v.mul_(alpha).addcmul_(g, g, value=1 - alpha)
+    if m is not None:
+        m.lerp_(g, 1 - alpha)
+        v = v.addcmul(m, m, value=-1)
+    scale = v.sqrt().add_(eps)
+    if b is not None:
+        b.mul_(momentum).addcdiv_(g, scale)
+        descend(w, b, lr)
+    else:
+        descend(w, g, lr, scale)
 
 
 class RMSprop(torch.optim.Optimizer):
     """`torch.optim.RMSprop` as its equations. State and options have torch's names."""
+
+    update = staticmethod(rmsprop_update)
 
     def __init__(
         self,
@@ -41,18 +71,7 @@ class RMSprop(torch.optim.Optimizer):
                 names = ["square_avg", *(name for name, used in buffers.items() if used)]
                 state.update({name: torch.zeros_like(w) for name in names})
             count_step(state)
-            alpha, v = group["alpha"], state["square_avg"]
-            if group["weight_decay"]:
-                g = g.add(w, alpha=group["weight_decay"])
-            v.mul_(alpha).addcmul_(g, g, value=1 - alpha)
-            variance = v
-            if group["centered"]:
-                m = state["grad_avg"].lerp_(g, 1 - alpha)
-                variance = v.addcmul(m, m, value=-1)
-            scale = variance.sqrt().add_(group["eps"])
-            if group["momentum"]:
-                b = state["momentum_buffer"].mul_(group["momentum"]).addcdiv_(g, scale)
-                w.add_(b, alpha=-group["lr"])
-            else:
-                w.addcdiv_(g, scale, value=-group["lr"])
+            v, m, b = state["square_avg"], state.get("grad_avg"), state.get("momentum_buffer")
+            options = "lr", "alpha", "eps", "weight_decay", "momentum"
+            self.update(w, g, v, m, b, *(group[name] for name in options))
         return loss

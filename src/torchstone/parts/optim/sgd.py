@@ -9,12 +9,44 @@ schedule changes the step at once; Sutskever et al. write it into b.
 """
 
 import torch
+from torch import Tensor
 
-from torchstone.parts.optim.gradients import closure_loss, weights_with_gradients
+from torchstone.parts.optim.gradients import closure_loss, descend, weights_with_gradients
+
+
+def sgd_update(
+    w: Tensor,
+    g: Tensor,
+    b: Tensor | None,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    gradient_lr: float | None,
+    velocity_lr: float,
+) -> Tensor | None:
+    """The step, in place: −η·g of Nesterov's `gradient_lr`, −η·b or its −η·μ·b. Returns the velocity b, which
+    the first step with momentum begins."""
+    if weight_decay:
+        g = g.add(w, alpha=weight_decay)
+    if not momentum:
+        descend(w, g, velocity_lr)
+        return None
+    if b is None:
+        b = g.clone()
+    elif dampening:
+        b.mul_(momentum).add_(g, alpha=1 - dampening)
+    else:
+        torch.add(g, b, alpha=momentum, out=b)  # the same in one pass
+    if gradient_lr is not None:
+        descend(w, g, gradient_lr)
+    descend(w, b, velocity_lr)
+    return b
 
 
 class SGD(torch.optim.Optimizer):
     """`torch.optim.SGD` as its equations. State and options have torch's names: each reads the other's."""
+
+    update = staticmethod(sgd_update)
 
     def __init__(
         self,
@@ -36,20 +68,10 @@ class SGD(torch.optim.Optimizer):
     def step(self, closure=None):
         loss = closure_loss(closure)
         for w, g, state, group in weights_with_gradients(self):
-            mu = group["momentum"]
-            if group["weight_decay"]:
-                g = g.add(w, alpha=group["weight_decay"])
-            if mu:
-                b = state.get("momentum_buffer")
-                if b is None:
-                    b = state["momentum_buffer"] = g.clone()
-                elif group["dampening"]:
-                    b.mul_(mu).add_(g, alpha=1 - group["dampening"])
-                else:
-                    torch.add(g, b, alpha=mu, out=b)  # the same in one pass
-                if group["nesterov"]:
-                    w.add_(g, alpha=-group["lr"])
-                w.add_(b, alpha=-group["lr"] * (mu if group["nesterov"] else 1))
-            else:
-                w.add_(g, alpha=-group["lr"])
+            lr, mu = group["lr"], group["momentum"]
+            lrs = (lr, lr * mu) if group["nesterov"] else (None, lr)
+            b = state.get("momentum_buffer")
+            b = self.update(w, g, b, mu, group["dampening"], group["weight_decay"], *lrs)
+            if b is not None:
+                state["momentum_buffer"] = b
         return loss

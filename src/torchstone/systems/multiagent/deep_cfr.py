@@ -62,6 +62,7 @@ from torchstone.tasks.multiagent.train import (
     read_game,
     table_of,
 )
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = [
     "FACTS",
@@ -88,7 +89,8 @@ class Recipe:
     policy_interval: int = 10  # iterations between trainings of Π
     batch_size: int = 1024  # minibatch size
     reinitialize: bool = True  # train V from scratch in each iteration
-    lr: float = 1e-2  # learning rate of Adam
+    optimizer: VectorOptimizer = "adam"  # optimizer
+    lr: float = 1e-2  # learning rate
     anneal_lr: bool = True  # linear decay of the learning rate to 0 in each training
     max_grad_norm: float = 1.0  # gradient clipping: largest norm
     memory_size: int = 1_000_000  # size of each reservoir
@@ -383,7 +385,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         return FlatGradientUpdate(
             lambda batch: loss(network, infos, Minibatch(*(each.to(device) for each in batch))),
             network,
-            partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+            vector_optimizer(recipe.optimizer, recipe.lr),
             max_grad_norm=recipe.max_grad_norm,
         )
 

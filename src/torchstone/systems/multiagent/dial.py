@@ -27,7 +27,6 @@ nothing. Evaluation tries all 729 courses of three prisoners' six days.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -60,6 +59,7 @@ from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.plots.strategy_table import draw_strategies
 from torchstone.systems import Variant
 from torchstone.tasks.multiagent.team import TEST, masked_mean, refuse_video
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -74,7 +74,8 @@ class Recipe:
     epsilon: float = 0.05  # probability of a random action, and in RIAL of a random message
     batch_size: int = 64  # games in an update
     target_update_interval: int = 50  # updates between synchronizations of the target network
-    lr: float = 1e-3  # learning rate of Adam
+    optimizer: VectorOptimizer = "adam"  # optimizer
+    lr: float = 1e-3  # learning rate
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float = 10.0  # gradient clipping: largest norm
     steps: int = 1200  # updates
@@ -300,7 +301,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda games: loss(model, target_network, games, recipe),
         model,
-        partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=linear_schedule(1.0, 0.0, recipe.steps) if recipe.anneal_lr else None,
     )

@@ -56,6 +56,7 @@ from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.systems import Variant
 from torchstone.tasks.multiagent import team as task
 from torchstone.tasks.multiagent.team import evaluate, masked_mean, play
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -74,6 +75,7 @@ class Recipe:
     tau: float = 0.01  # Polyak averaging rate τ of the target networks
     temperature: float = 1.0  # temperature of the Gumbel-softmax
     logit_penalty: float = 1e-3  # coefficient of the actors' squared logits
+    optimizer: VectorOptimizer = "adam"  # optimizer
     lr: float = 5e-3  # learning rate of the critics
     actor_lr: float = 2e-3  # learning rate of the actors
     max_grad_norm: float = 0.5  # gradient clipping: largest norm
@@ -269,13 +271,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
     critic_step = FlatGradientUpdate(
         lambda pair: critic_loss(model, *pair),
         model.critic,
-        partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr),
         max_grad_norm=recipe.max_grad_norm,
     )
     actor_step = FlatGradientUpdate(
         lambda pair: actor_loss(model, *pair, recipe),
         model.actor,
-        partial(torch.optim.Adam, lr=recipe.actor_lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.actor_lr),
         max_grad_norm=recipe.max_grad_norm,
     )
     actor_parameters = list(model.actor.parameters())

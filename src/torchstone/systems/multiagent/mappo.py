@@ -50,6 +50,7 @@ from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.systems import Variant
 from torchstone.tasks.multiagent import team as task
 from torchstone.tasks.multiagent.team import evaluate, masked_mean, play
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -69,7 +70,8 @@ class Recipe:
     ent_coef: float = 0.01  # entropy bonus coefficient, c_2
     vf_coef: float = 1.0  # value loss coefficient, c_1
     policy_gain: float = 0.01  # scale of the initial logits: 0.01 for a nearly uniform policy
-    lr: float = 1e-3  # learning rate of Adam
+    optimizer: VectorOptimizer = "adam"  # optimizer
+    lr: float = 1e-3  # learning rate
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float = 10.0  # gradient clipping: largest norm
     steps: int = 150  # updates
@@ -284,7 +286,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda steps: loss(model, steps, recipe),
         model,
-        partial(torch.optim.Adam, lr=recipe.lr, eps=1e-5, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr, adam={"eps": 1e-5}),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=linear_schedule(1.0, 0.0, recipe.steps) if recipe.anneal_lr else None,
     )

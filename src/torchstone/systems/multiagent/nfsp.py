@@ -61,6 +61,7 @@ from torchstone.tasks.multiagent.train import (
     read_game,
     table_of,
 )
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = [
     "FACTS",
@@ -87,8 +88,9 @@ class Recipe:
     num_steps: int = 1  # moves per play between updates
     gradient_steps: int = 2  # minibatches of each network per update
     batch_size: int = 256  # minibatch size
-    rl_lr: float = 0.1  # learning rate of Q, by SGD
-    sl_lr: float = 0.005  # learning rate of Π, by SGD
+    optimizer: VectorOptimizer = "sgd"  # optimizer
+    rl_lr: float = 0.1  # learning rate of Q
+    sl_lr: float = 0.005  # learning rate of Π
     circular_size: int = 200_000  # size of the circular memory M_RL of a player
     reservoir_size: int = 2_000_000  # size of the reservoir M_SL of a player
     target_update_interval: int = 150  # updates between synchronizations of the target network
@@ -323,12 +325,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
     learn_q = FlatGradientUpdate(
         lambda batches: q_loss(model, target_network, infos, batches),
         model.q,
-        partial(torch.optim.SGD, lr=recipe.rl_lr),
+        vector_optimizer(recipe.optimizer, recipe.rl_lr),
     )
     learn_policy = FlatGradientUpdate(
         lambda batches: policy_loss(model, infos, batches),
         model.policy,
-        partial(torch.optim.SGD, lr=recipe.sl_lr),
+        vector_optimizer(recipe.optimizer, recipe.sl_lr),
     )
     stream = FictitiousPlay(model, tree, recipe)
 

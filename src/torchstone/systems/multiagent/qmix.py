@@ -61,6 +61,7 @@ from torchstone.plots.strategy_table import draw_values
 from torchstone.systems import Variant
 from torchstone.tasks.multiagent import team as task
 from torchstone.tasks.multiagent.team import evaluate, play
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -85,7 +86,8 @@ class Recipe:
     target_update_interval: int = 30  # updates between synchronizations of the target network
     gamma: float = 0.9  # discount factor γ
     double_q: bool = True  # double Q-learning
-    lr: float = 1e-3  # learning rate of Adam
+    optimizer: VectorOptimizer = "adam"  # optimizer
+    lr: float = 1e-3  # learning rate
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float = 10.0  # gradient clipping: largest norm
     steps: int = 400  # updates
@@ -310,7 +312,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda episodes: loss(model, target_network, episodes, recipe),
         model,
-        partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=linear_schedule(1.0, 0.0, recipe.steps) if recipe.anneal_lr else None,
     )

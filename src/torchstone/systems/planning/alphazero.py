@@ -49,6 +49,7 @@ from torchstone.parts.facts import Fact, ParityCase, on_meta
 from torchstone.parts.rl import mcts
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.selfplay import inference, train
 from torchstone.tasks.selfplay.players import search_game
 
@@ -82,7 +83,8 @@ class Recipe:
     batch_size: int = 128  # positions in a minibatch
     buffer_size: int = 16_384  # positions that are kept
     learning_starts: int = 1024  # positions of finished games before learning starts
-    lr: float = 2e-3  # learning rate of Adam
+    optimizer: VectorOptimizer = "adamw"  # optimizer
+    lr: float = 2e-3  # learning rate
     weight_decay: float = 1e-4  # weight decay c
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     steps: int = 30  # number of updates, each after num_games × num_moves moves
@@ -315,7 +317,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda batch: loss(model, *batch),
         model,
-        partial(torch.optim.AdamW, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr, recipe.weight_decay),
         lr_schedule=linear_schedule(1.0, 0.0, recipe.steps) if recipe.anneal_lr else None,
     )
 

@@ -61,6 +61,7 @@ from torchstone.parts.rl.probabilistic_ensemble import (
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.systems import Variant
 from torchstone.systems.reinforcement.sac import SAC, Learner
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common, off_policy
 from torchstone.tasks.rl.evaluate import evaluate, play
 
@@ -106,6 +107,7 @@ class Recipe:
     learn_alpha: bool = True  # learn the temperature α, from init_alpha on; else it stays there
     init_alpha: float = 1.0  # initial temperature α
     target_entropy: float | None = None  # H̄ in nats; none for minus the number of action dimensions
+    optimizer: VectorOptimizer = "adam"  # optimizer
     lr: float = 1e-3  # learning rate of actor, critics and temperature
     anneal_lr: bool = False  # linear decay of these learning rates to 0
     total_timesteps: int = 800  # environment steps after learning_starts, rounded up to whole updates
@@ -367,7 +369,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     agent, dynamics = model.agent, model.dynamics
     learner = Learner(
         agent,
-        lr=recipe.lr,
+        make_optimizer=vector_optimizer(recipe.optimizer, recipe.lr),
         lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
         init_alpha=recipe.init_alpha,
         learn_alpha=recipe.learn_alpha,
@@ -377,7 +379,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     model_step = FlatGradientUpdate(
         lambda batch: model_loss(dynamics, *batch, recipe.model_weight_decay),
         dynamics,
-        partial(torch.optim.Adam, lr=recipe.model_lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.model_lr),
     )
     explorer = PolicySampling(
         lambda observation, noise: agent.policy(observation.to(device)).sample(noise.to(device)),

@@ -62,6 +62,7 @@ from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.running_mean_std import RunningMeanStd
 from torchstone.parts.rl.value_support import expected_value, scale_value, unscale_value, value_target
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common, model_based
 from torchstone.tasks.rl import evaluate as agents
 from torchstone.tasks.rl.evaluate import TEST
@@ -105,6 +106,7 @@ class Recipe:
     c_puct: float = 1.25  # exploration constant c1 of the search
     dirichlet_alpha: float = 0.25  # α of the noise at the root
     dirichlet_fraction: float = 0.25  # share of the noise at the root
+    optimizer: VectorOptimizer = "adamw"  # optimizer
     lr: float = 3e-3  # learning rate
     weight_decay: float = 1e-4  # weight decay
     anneal_lr: bool = True  # linear decay of the learning rate to 0
@@ -445,7 +447,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda batch: loss(model, batch, recipe.value_coef),
         model,
-        partial(torch.optim.AdamW, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr, recipe.weight_decay),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
     )

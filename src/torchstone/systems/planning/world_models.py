@@ -53,6 +53,7 @@ from torchstone.parts.mixture_density import MixtureDensity
 from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.vae.elbo import kl_to_prior, reparameterize
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer
 from torchstone.tasks.rl import world_model as task
 from torchstone.tasks.rl.evaluate import evaluate
 from torchstone.tasks.rl.world_model import LatentBatch, play
@@ -76,6 +77,7 @@ class Recipe:
     eval_fraction: float = 0.05  # random episodes beyond those, to validate with, as a fraction of them
     vae_steps: int = 3000  # number of updates of V
     vae_batch_size: int = 32  # frames per update of V
+    optimizer: VectorOptimizer = "adam"  # optimizer of V and M
     vae_lr: float = 1e-3  # peak learning rate of V
     kl_tolerance: float = 0.5  # nats of KL per latent that are not penalized
     rnn_steps: int = 400  # number of updates of M

@@ -45,6 +45,7 @@ from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
 from torchstone.parts.rl.returns import gae
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common, on_policy
 from torchstone.tasks.rl.evaluate import evaluate, play
 
@@ -71,7 +72,8 @@ class Recipe:
     gae_lambda: float = 1.0  # λ of generalized advantage estimation; 1 as in the paper
     ent_coef: float = 0.0  # entropy bonus coefficient, β
     vf_coef: float = 0.5  # value loss coefficient
-    lr: float = 7e-4  # learning rate of RMSprop
+    optimizer: VectorOptimizer = "rmsprop"  # optimizer
+    lr: float = 7e-4  # learning rate
     anneal_lr: bool = False  # linear decay of the learning rate to 0
     max_grad_norm: float = 0.5  # gradient clipping: largest norm
     total_timesteps: int = 500_000  # environment steps of all actors, rounded up to whole updates
@@ -147,7 +149,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda rollout: loss(model, rollout, recipe),
         model,
-        partial(torch.optim.RMSprop, lr=recipe.lr, alpha=0.99, eps=1e-5),
+        vector_optimizer(recipe.optimizer, recipe.lr, rmsprop={"alpha": 0.99, "eps": 1e-5}),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
     )

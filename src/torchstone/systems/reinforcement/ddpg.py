@@ -48,6 +48,7 @@ from torchstone.parts.rl.networks import mlp
 from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common, off_policy
 from torchstone.tasks.rl.evaluate import evaluate, play
 
@@ -73,6 +74,7 @@ class Recipe:
     sigma: float = 0.1  # σ of the exploration noise, for actions in [-1, 1]
     theta: float | None = None  # θ of Ornstein–Uhlenbeck noise; none for independent Gaussian noise
     dt: float = 1.0  # time step of Ornstein–Uhlenbeck noise
+    optimizer: VectorOptimizer = "adam"  # optimizer
     lr: float = 1e-3  # learning rate of the critic
     actor_lr: float = 5e-4  # learning rate of the actor
     anneal_lr: bool = True  # linear decay of both learning rates to 0
@@ -260,13 +262,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
     critic_step = FlatGradientUpdate(
         lambda minibatch: critic_loss(model, *minibatch),
         model.critic,
-        partial(torch.optim.Adam, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr, recipe.weight_decay),
         lr_schedule=lr_schedule,
     )
     actor_step = FlatGradientUpdate(
         lambda transitions: actor_loss(model, transitions),
         model.actor,
-        partial(torch.optim.Adam, lr=recipe.actor_lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.actor_lr),
         lr_schedule=lr_schedule,
     )
     actor_parameters = list(model.actor.parameters())

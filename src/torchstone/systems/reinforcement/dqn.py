@@ -45,7 +45,6 @@ from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Transitions
 from torchstone.envs.replay_stream import ReplayBatch
-from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.rl.exploration import EpsilonGreedy, linear_schedule
@@ -53,10 +52,14 @@ from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.q_learning import q_of_action, td_target
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common, off_policy
 from torchstone.tasks.rl.evaluate import evaluate, play
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
+
+
+PAPER_RMSPROP = {"alpha": 0.95, "eps": 0.01, "centered": True}
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Recipe:
     gamma: float = 0.99  # discount factor γ
     final_epsilon: float = 0.04  # final ε: probability of a random action
     exploration_steps: int = 8000  # steps over which ε falls from 1 to final_epsilon
-    optimizer: str = "adam"  # optimizer: adam or rmsprop
+    optimizer: VectorOptimizer = "adam"  # optimizer; rmsprop is with the paper's settings
     lr: float = 1e-3  # learning rate
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float | None = 10.0  # gradient clipping: largest norm, none for no limit
@@ -133,8 +136,25 @@ RECIPES = {
         buffer_size=50_000,
         target_update_interval=63,
         final_epsilon=0.1,
-        exploration_steps=12_000,
+        exploration_steps=8000,
         total_timesteps=99_000,
+    ),
+    # torchstone train dqn/traffic
+    "traffic": replace(
+        CARTPOLE,
+        data="sumo:cologne1",
+        hidden=(128, 128),
+        double_q=True,
+        n_step=3,
+        num_steps=64,
+        gradient_steps=32,
+        batch_size=128,
+        gamma=0.97,
+        final_epsilon=0.02,
+        exploration_steps=8000,
+        target_update_interval=4,
+        total_timesteps=30_000,
+        eval_episodes=3,
     ),
     # torchstone train dqn/pong   2,010,000 steps; to be ≥ 18, unmeasured
     "pong": replace(ATARI, total_timesteps=2_000_000, exploration_steps=200_000, learning_starts=10_000),
@@ -267,14 +287,6 @@ def loss(
     return {"loss": total, "q_value": q.mean()}, y - q
 
 
-def make_optimizer(recipe: Recipe) -> Any:
-    if recipe.optimizer == "adam":
-        return partial(torch.optim.Adam, lr=recipe.lr, fused=True)
-    if recipe.optimizer == "rmsprop":
-        return partial(torch.optim.RMSprop, lr=recipe.lr, alpha=0.95, eps=0.01, centered=True)
-    raise BadInput(f"unknown optimizer {recipe.optimizer!r}: adam or rmsprop")
-
-
 def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
@@ -294,7 +306,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         objective,
         model,
-        make_optimizer(recipe),
+        vector_optimizer(recipe.optimizer, recipe.lr, rmsprop=PAPER_RMSPROP),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
         has_aux=True,

@@ -47,6 +47,7 @@ from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
 from torchstone.parts.rl.running_mean_std import RewardNormalizer
 from torchstone.parts.seeding import SeedStream, derive_seed
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common, on_policy
 from torchstone.tasks.rl.evaluate import evaluate, play
 from torchstone.tasks.rl.on_policy import RolloutBatch
@@ -78,7 +79,8 @@ class Recipe:
     clip_vloss: bool = False  # clip the value loss by ε as well
     ent_coef: float = 0.0  # entropy bonus coefficient, c_2
     vf_coef: float = 0.5  # value loss coefficient, c_1
-    lr: float = 1e-3  # learning rate of Adam
+    optimizer: VectorOptimizer = "adam"  # optimizer
+    lr: float = 1e-3  # learning rate
     anneal_lr: bool = True  # linear decay of the learning rate, and of ε, to 0
     max_grad_norm: float = 0.5  # gradient clipping: largest norm
     total_timesteps: int = 99_840  # environment steps, rounded up to whole updates of num_envs x num_steps
@@ -267,7 +269,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda batch: loss(model, batch[0], recipe, batch[1]),
         model,
-        partial(torch.optim.Adam, lr=recipe.lr, eps=1e-5, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr, adam={"eps": 1e-5}),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=remaining if recipe.anneal_lr else None,
         traced=True,

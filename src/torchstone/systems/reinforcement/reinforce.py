@@ -43,6 +43,7 @@ from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.returns import discounted_returns, next_values
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common
 from torchstone.tasks.rl.evaluate import evaluate, play
 
@@ -69,7 +70,8 @@ class Recipe:
         0.5  # loss coefficient of the baseline, whose error is in units of the returns' deviation
     )
     ent_coef: float = 0.0  # entropy bonus coefficient
-    lr: float = 5e-3  # learning rate α of Adam
+    optimizer: VectorOptimizer = "adam"  # optimizer
+    lr: float = 5e-3  # learning rate α
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     total_episodes: int = 2000  # training episodes, rounded up to whole updates of num_envs
     eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
@@ -141,7 +143,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda _: {},  # the gradient is a mean of those of episodes
         model,
-        partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr),
         lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
     )
     stream = EpisodeRollouts(model, common.make_envs(recipe), seed=recipe.seed, device=device)

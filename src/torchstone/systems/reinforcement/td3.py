@@ -46,6 +46,7 @@ from torchstone.parts.rl.networks import ensemble_mlp, member_output, mlp
 from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common, off_policy
 from torchstone.tasks.rl.evaluate import evaluate, play
 
@@ -73,6 +74,7 @@ class Recipe:
     sigma: float = 0.1  # σ of the exploration noise, for actions in [-1, 1]
     target_sigma: float = 0.2  # σ̃ of the target policy smoothing
     target_noise_clip: float = 0.5  # c: largest noise of the target policy smoothing
+    optimizer: VectorOptimizer = "adam"  # optimizer
     lr: float = 1e-3  # learning rate of the critics
     actor_lr: float = 1e-3  # learning rate of the actor
     anneal_lr: bool = True  # linear decay of both learning rates to 0
@@ -224,13 +226,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
     critic_step = FlatGradientUpdate(
         lambda minibatch: critic_loss(model, *minibatch),
         model.critics,
-        partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr),
         lr_schedule=lr_schedule,
     )
     actor_step = FlatGradientUpdate(
         lambda transitions: actor_loss(model, transitions),
         model.actor,
-        partial(torch.optim.Adam, lr=recipe.actor_lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.actor_lr),
         lr_schedule=lr_schedule,
     )
     actor_parameters = list(model.actor.parameters())

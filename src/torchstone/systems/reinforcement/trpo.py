@@ -47,6 +47,7 @@ from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.natural_gradient import conjugate_gradient, hessian_vector_product
 from torchstone.parts.seeding import SeedStream, derive_seed
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 from torchstone.tasks.rl import common, on_policy
 from torchstone.tasks.rl.evaluate import evaluate, play
 from torchstone.tasks.rl.on_policy import RolloutBatch
@@ -77,6 +78,7 @@ class Recipe:
     line_search_shrink: float = 0.8  # κ: each length over the one before
     value_epochs: int = 20  # epochs of the value network per rollout
     batch_size: int = 512  # minibatch size of the value network in steps
+    optimizer: VectorOptimizer = "adam"  # optimizer of the value network
     lr: float = 1e-3  # learning rate of the value network
     anneal_lr: bool = False  # linear decay of that learning rate to 0
     total_timesteps: int = 99_328  # environment steps, rounded up to whole updates of num_envs x num_steps
@@ -219,7 +221,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     value_step = FlatGradientUpdate(
         lambda batch: value_loss(model, batch),
         model.critic,
-        partial(torch.optim.Adam, lr=recipe.lr, eps=1e-5, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr, adam={"eps": 1e-5}),
         lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
     )
     envs = common.make_envs(recipe)

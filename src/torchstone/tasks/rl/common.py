@@ -14,12 +14,21 @@ from torchstone.engine.console import notify
 from torchstone.engine.device import select_device
 from torchstone.engine.run import EVALUATION_SHARE, FORWARDS, Examples, Run
 from torchstone.envs.backends import is_scaled
-from torchstone.envs.make import ActionKind, check_spaces, left_out
+from torchstone.envs.make import (
+    SIDE_BY_SIDE,
+    ActionKind,
+    check_spaces,
+    has_splits,
+    in_split,
+    is_own,
+    left_out,
+)
 from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv, gives_success
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
-from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, evaluate_policy, play, record_env
+from torchstone.tasks.rl.applications import application
+from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, play, record_env
 from torchstone.tasks.rl.goals import draw_goals
 from torchstone.tasks.rl.storage import check_rollout_memory
 
@@ -165,19 +174,29 @@ def make_run(
     storage = check_rollout_memory(recipe, stream, device)
     limit = envs_of(stream).episode_limit or EPISODE_BOUND
     examples, episodes = examples_of(recipe, limit, update_work)
-    env_options = (recipe.data, tuple(recipe.wrappers), recipe.max_episode_steps)
-    evaluator = PolicyEvaluator(*env_options, recipe.eval_episodes, device)
-    validator = evaluator
-    if episodes < recipe.eval_episodes:
-        validator = PolicyEvaluator(*env_options, episodes, device)
+    side_by_side = SIDE_BY_SIDE if is_own(recipe.data) else None
+
+    def make_evaluator(split: str, episodes: int) -> PolicyEvaluator:
+        options = (in_split(recipe.data, split), recipe.wrappers, recipe.max_episode_steps, episodes, device)
+        return PolicyEvaluator(*options, num_envs=min(side_by_side, episodes) if side_by_side else None)
+
+    evaluator = make_evaluator("test", recipe.eval_episodes)
+    full_validator = evaluator
+    if has_splits(recipe.data):
+        full_validator = make_evaluator("validation", recipe.eval_episodes)
+    is_shorter = episodes < recipe.eval_episodes
+    validator = make_evaluator("validation", episodes) if is_shorter else full_validator
     env = {
-        "spec": recipe.data,
+        "spec": in_split(recipe.data, "test"),
         "wrappers": list(recipe.wrappers),
         "max_episode_steps": recipe.max_episode_steps,
         "episodes": recipe.eval_episodes,
+        **({"num_envs": side_by_side} if side_by_side else {}),
         "exact": stream.is_exact,  # whether resuming continues the very episodes that were interrupted
     }
     description = f"{recipe.data} of Gymnasium {version('gymnasium')}"
+    if is_own(recipe.data):
+        description = f"{recipe.data}, tested on {env['spec']}"
     if text := left_out(recipe.data, tuple(recipe.wrappers)):
         description += f"; text is left out of the observations: {', '.join(text)}"
     if bound := validator.assumed_limit():
@@ -185,21 +204,26 @@ def make_run(
         description += " (--max-episode-steps N for another limit)"
     if note := action_notes(recipe, stream, model):
         description += f"; {note}"
+    if stream.is_exact and envs_of(stream).replays:
+        description += "; resuming plays an interrupted episode's actions again from its seed"
     if not stream.is_exact:
         description += "; resuming begins new episodes"
     metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "env": env}
     metadata["data"] = description
     if storage:
         metadata["storage"] = storage
-    if validator is not evaluator:
+    if is_shorter:
         metadata["evaluation"] = (
             f"validation plays {episodes} episodes of at most {limit:,} steps, and at the end "
             f"{recipe.eval_episodes}, as the test does"
         )
 
-    has_success = gives_success(*env_options[:2])
+    use = application(recipe.data)
+    has_success = use is None and gives_success(recipe.data, tuple(recipe.wrappers))
 
     def report(folder: Path) -> None:
+        if use is not None:
+            use.report(model, env, folder, TEST)
         if has_success:
             draw_goals(model, metadata, folder / "goals.png", episodes=recipe.eval_episodes, seed=TEST)
         if not recipe.record_video:
@@ -210,18 +234,18 @@ def make_run(
             notify(f"no video of an episode: {error}")
 
     def validate_all() -> dict[str, float]:
-        return evaluate_policy(evaluator, model, VALIDATION)
+        return full_validator.measure(model, VALIDATION)
 
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: evaluate_policy(validator, model, VALIDATION),
-        evaluate_all=None if validator is evaluator else validate_all,
+        evaluate=lambda: validator.measure(model, VALIDATION),
+        evaluate_all=validate_all if is_shorter else None,
         best_metric="success_rate" if has_success else "return",
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
         examples=examples,
-        test=lambda: evaluate_policy(evaluator, model, TEST, std=True),
-        report=report if recipe.record_video or has_success else None,
+        test=lambda: evaluator.measure(model, TEST, std=True),
+        report=report if recipe.record_video or has_success or use is not None else None,
         metadata=metadata,
     )

@@ -16,13 +16,15 @@ import torch
 from torchstone.data import identity
 from torchstone.engine.console import notify, progress
 from torchstone.envs.actor import Actor
+from torchstone.envs.backends import SyncVectorEnv
 from torchstone.envs.make import facts, spaces
 from torchstone.envs.offscreen import environment_variables, renderers
-from torchstone.envs.vector_env import VectorEnv
+from torchstone.envs.vector_env import VectorEnv, gives_success
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.old_keys import with_new_names
+from torchstone.tasks.rl.applications import application
 
 VALIDATION, TEST = 10_007, 20_011  # seeds, the same for every run, so that all play the same episodes
 TRAINING_WRAPPERS = ("SignReward", "EpisodicLife")  # make learning easier, and change the returns
@@ -37,8 +39,9 @@ class PolicyEvaluator:
     """Plays `episodes` greedy episodes, each in an env of its own, or as many in each of `num_envs` envs:
     short ones count as much as long.
 
-    Called with a network and a seed, it gives the returns, env by env. `successes` then says of each whether
-    the episode reached its goal at its end; it is empty where the environment does not say so.
+    Called with a network and a seed, it gives the returns, env by env. What an environment says of its last
+    episode beside the return (`last_episode() -> numbers`, of which its `summarize` makes metrics) is in
+    `episodes_measured`; `successes` says of each whether it ended at its goal, where there are goals.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class PolicyEvaluator:
         self.wrappers, self.max_episode_steps = eval_wrappers(wrappers), max_episode_steps
         self.envs: VectorEnv | None = None
         self.bound: int | None = None
+        self.episodes_measured: list[dict[str, float]] = []
         self.successes: list[bool] = []
 
     def _make_envs(self) -> VectorEnv:
@@ -80,7 +84,7 @@ class PolicyEvaluator:
         quotas = [len(range(index, self.episodes, envs.num_envs)) for index in range(envs.num_envs)]
         returns: list[list[float]] = [[] for _ in quotas]
         successes: list[list[bool]] = [[] for _ in quotas]
-        done_episodes = 0
+        done_episodes, self.episodes_measured = 0, []
         with eval_mode(model), progress("episodes", self.episodes) as bar:
             while done_episodes < self.episodes:  # each env's episodes have a limit
                 step = envs.step(actor.greedy_action())
@@ -92,6 +96,7 @@ class PolicyEvaluator:
                         if len(returns[index]) < quotas[index]:
                             returns[index].append(total)
                             done_episodes += 1
+                            self._measure(index)
                     if step.successes:
                         for index, success in zip(indices, step.successes, strict=True):
                             successes[index].append(success)
@@ -99,6 +104,22 @@ class PolicyEvaluator:
         counted = zip(successes, quotas, strict=True)
         self.successes = [success for each, quota in counted for success in each[:quota]]
         return [total for each in returns for total in each]
+
+    def _measure(self, index: int) -> None:
+        backend = self._make_envs().backend
+        env = backend.envs[index].unwrapped if isinstance(backend, SyncVectorEnv) else None
+        if hasattr(env, "last_episode"):
+            self.episodes_measured.append(env.last_episode())
+
+    def measure(self, model: Any, seed: int, *, std: bool = False) -> dict[str, float]:
+        """`return_statistics` of the episodes, of goal environments the share that end at their goals, and an
+        environment's own metrics of them."""
+        metrics = return_statistics(self(model, seed), std)
+        if self.successes:
+            metrics["success_rate"] = sum(self.successes) / len(self.successes)
+        if self.episodes_measured:
+            metrics |= self._make_envs().backend.envs[0].unwrapped.summarize(self.episodes_measured)
+        return metrics
 
 
 class EpisodeReturns(list[float]):
@@ -127,16 +148,6 @@ def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, 
     return {"return": mean, "return_std": math.sqrt(squares / max(len(returns) - 1, 1))}
 
 
-def evaluate_policy(
-    evaluator: PolicyEvaluator, model: Any, seed: int, *, std: bool = False
-) -> dict[str, float]:
-    """`return_statistics`, and of goal environments the share of episodes that end at the goal."""
-    metrics = return_statistics(evaluator(model, seed), std)
-    if evaluator.successes:
-        metrics["success_rate"] = sum(evaluator.successes) / len(evaluator.successes)
-    return metrics
-
-
 def env_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """`env` of a run's metadata, which earlier versions called `world`."""
     metadata = with_new_names(metadata, {"world": "env"})
@@ -151,7 +162,7 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     _check_same_spaces(trained, env)
     _check_network_fits(metadata, env)
     device = next(model.parameters()).device
-    return evaluate_policy(_evaluator(env, env["episodes"], device), model, TEST, std=True)
+    return _evaluator(env, env["episodes"], device).measure(model, TEST, std=True)
 
 
 def record_env(spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> None:
@@ -194,12 +205,27 @@ def play(
     *,
     episodes: int = 10,
     video: str | Path | None = None,
+    picture: str | Path | None = None,
     seed: int = TEST,
 ) -> EpisodeReturns:
     """The returns of `episodes` greedy episodes; the first one is recorded into `video`, `.mp4` or `.gif`.
-    Where it cannot be recorded, one line says why, and it is played all the same."""
+    Where it cannot be recorded, one line says why, and it is played all the same.
+
+    Args:
+        picture: of an application: a `.png` for an episode, or a part of it, that follows from the seed.
+    """
     env = env_metadata(metadata)
     _check_network_fits(metadata, env)
+    if picture is not None:
+        use = application(env["spec"])
+        if use is None and gives_success(env["spec"], tuple(env["wrappers"])):
+            from torchstone.tasks.rl.goals import draw_goals
+
+            draw_goals(model, metadata, Path(picture), episodes=episodes, seed=seed)
+        elif use is None:
+            raise BadInput(f"there is no picture of {env['spec']}: give a video")
+        else:
+            use.picture(model, env, Path(picture), seed)
     device = next(model.parameters()).device
     played = EpisodeReturns()
     if video is not None:

@@ -175,7 +175,7 @@ def train_vae(setup: Setup, loss: Callable[[Tensor, Tensor], dict[str, Tensor]])
     model, recipe = setup.model, setup.recipe
     train_only(model, model.vae)
     stream = FrameBatches(setup, recipe.seed)
-    optim = OptimConfig(lr=recipe.vae_lr)
+    optim = OptimConfig(optimizer=recipe.optimizer, lr=recipe.vae_lr)
     parts = gradient_update(
         model,
         optim,
@@ -312,7 +312,7 @@ def train_rnn(
     model, recipe = setup.model, setup.recipe
     train_only(model, model.mdn_rnn)
     stream = LatentBatches(setup, recipe.seed)
-    optim = OptimConfig(lr=recipe.rnn_lr, max_grad_norm=recipe.max_grad_norm)
+    optim = OptimConfig(optimizer=recipe.optimizer, lr=recipe.rnn_lr, max_grad_norm=recipe.max_grad_norm)
     parts, other = (
         gradient_update(
             module,

@@ -1,0 +1,30 @@
+"""Which environments are of an application, and what its module has."""
+
+import inspect
+
+import pytest
+
+from torchstone.envs.make import PREFIXES
+from torchstone.tasks.rl import cooling, traffic
+from torchstone.tasks.rl.applications import APPLICATIONS, application
+
+
+@pytest.mark.parametrize(
+    ("spec", "module"),
+    [
+        ("sumo:cologne1", traffic),
+        ("energyplus:2zone_datacenter:test", cooling),
+        ("CartPole-v1", None),
+        ("sumo", None),
+    ],
+)
+def test_application_is_found_by_the_prefix(spec, module):
+    assert application(spec) is module
+
+
+def test_every_application_draws_by_the_same_signature():
+    for prefix in APPLICATIONS:
+        assert prefix in PREFIXES
+        module = application(f"{prefix}:any")
+        assert len(inspect.signature(module.report).parameters) == 4
+        assert len(inspect.signature(module.picture).parameters) == 4
