@@ -6,16 +6,44 @@ from types import ModuleType
 from torchstone.errors import BadInput, did_you_mean
 
 CHAPTERS: dict[str, tuple[str, ...]] = {
-    "fundamentals": ("data-dependency", "data-quality", "augmentation"),
+    "fundamentals": (
+        "features-hierarchy",
+        "features-learned",
+        "data-dependency",
+        "data-quality",
+        "augmentation",
+    ),
     "neural networks": (
         "sigmoid-vanishes",
         "relu-cures",
         "leaky-alive",
         "xavier-he",
         "batchnorm-stabilizes",
+        "residual-depth",
+        "exploding-clip",
         "learning-rate",
     ),
-    "convolution": ("weight-sharing", "translation"),
+    "convolution": (
+        "weight-sharing",
+        "translation",
+        "depth-vgg",
+        "inception-cheap",
+        "compound-scaling",
+        "separable-cheap",
+        "dilation-field",
+        "channel-attention",
+    ),
+    "recurrent": ("rnn-forgets", "lstm-remembers", "gru-comparable", "bidirectional", "attention-translates"),
+    "transformers": (
+        "parallel",
+        "global-context",
+        "positions-needed",
+        "few-shot",
+        "sharing-albert",
+        "distilled",
+        "sparse-linear",
+        "vit-data",
+    ),
     "generative": (
         "vae-blurry",
         "beta-trade",
@@ -53,7 +81,32 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     ),
 }
 # those without a record, and why
-UNMEASURED: dict[str, str] = {"xavier-he": "some ten minutes of one core; not measured yet"}
+UNMEASURED: dict[str, str] = dict.fromkeys(
+    (
+        "features-hierarchy",
+        "features-learned",
+        "xavier-he",
+        "residual-depth",
+        "exploding-clip",
+        "inception-cheap",
+        "compound-scaling",
+        "separable-cheap",
+        "dilation-field",
+        "channel-attention",
+        "rnn-forgets",
+        "lstm-remembers",
+        "gru-comparable",
+        "bidirectional",
+        "attention-translates",
+        "global-context",
+        "positions-needed",
+        "few-shot",
+        "sharing-albert",
+        "distilled",
+        "vit-data",
+    ),
+    "a minute or two of one core; not measured yet",
+)
 NAMES = tuple(name for names in CHAPTERS.values() for name in names)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.engine import rng
 from torchstone.engine.run import Intervals, Run, fit
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import NotFinite
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.fundamentals import mlp
@@ -101,8 +102,31 @@ def train_lenet5(recipe: lenet5.Recipe, data: ImageDataset, **options: Any) -> O
     return train(classifier_run(recipe, data, make), **options)
 
 
-def tuned(outcomes: Mapping[float, Outcome], metric: str = "val/accuracy") -> tuple[float, Outcome]:
+def train_images(
+    make_model: Callable[[], nn.Module],
+    data: ImageDataset,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int = 32,
+    lr: float = 4e-3,
+    augment: str = "none",
+) -> Outcome:
+    """A classifier that no recipe has, by AdamW with a warm-up over a tenth of the updates."""
+    optim = OptimConfig(optimizer="adamw", lr=lr, weight_decay=0.02, warmup_ratio=0.1)
+    recipe = replace(
+        lenet5.Recipe(), seed=seed, steps=steps, batch_size=batch_size, augment=augment, optim=optim
+    )
+    return train(classifier_run(recipe, data, make_model))
+
+
+def tuned(
+    outcomes: Mapping[float, Outcome], metric: str = "val/accuracy", *, lowest: bool = False
+) -> tuple[float, Outcome]:
     """The rate, or other setting, whose training came out best by validation; one that diverged never is.
+
+    Args:
+        lowest: the lowest value of `metric` is the best, as of a loss.
 
     Raises:
         ValueError: all diverged.
@@ -110,7 +134,7 @@ def tuned(outcomes: Mapping[float, Outcome], metric: str = "val/accuracy") -> tu
     finite = {key: each for key, each in outcomes.items() if not each.has_diverged}
     if not finite:
         raise ValueError(f"the loss became infinite at each of {', '.join(map(str, outcomes))}")
-    best = max(finite, key=lambda key: finite[key].metrics[metric])
+    best = max(finite, key=lambda key: (-1 if lowest else 1) * finite[key].metrics[metric])
     return best, finite[best]
 
 

@@ -27,8 +27,13 @@ def play_goals(model: Any, metadata: dict[str, Any], *, episodes: int, seed: int
     """The episodes that an evaluation with this seed and so many episodes plays; None where there are no
     goals, or nothing says whether one was reached."""
     env = env_metadata(metadata)
-    options = {"wrappers": eval_wrappers(env["wrappers"]), "max_episode_steps": env["max_episode_steps"]}
-    envs = VectorEnv(env["spec"], episodes, seed=seed, **options)
+    envs = VectorEnv(
+        env["spec"],
+        episodes,
+        seed=seed,
+        wrappers=eval_wrappers(env["wrappers"]),
+        max_episode_steps=env["max_episode_steps"],
+    )
     try:
         goals = envs.goals
         if goals is None:
