@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--picture",
         metavar="FILE",
         help="games: the search for a move, FILE.png; against you for the last move; traffic, cooling: an "
-        "episode; goals: paths to them",
+        "episode",
     )
     add("--video", metavar="FILE", help="video of the first episode: FILE.mp4 or FILE.gif")
     add("--seed", metavar="N", type=int, help="random seed of the initial states, or of the opponent")

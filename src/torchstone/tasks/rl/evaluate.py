@@ -19,7 +19,7 @@ from torchstone.envs.actor import Actor
 from torchstone.envs.backends import SyncVectorEnv
 from torchstone.envs.make import facts, spaces
 from torchstone.envs.offscreen import environment_variables, renderers
-from torchstone.envs.vector_env import VectorEnv, gives_success
+from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.modes import eval_mode
@@ -221,14 +221,9 @@ def play(
     _check_network_fits(metadata, env)
     if picture is not None:
         use = application(env["spec"])
-        if use is None and gives_success(env["spec"], tuple(env["wrappers"])):
-            from torchstone.tasks.rl.goals import draw_goals
-
-            draw_goals(model, metadata, Path(picture), episodes=episodes, seed=seed)
-        elif use is None:
+        if use is None:
             raise BadInput(f"there is no picture of {env['spec']}: give a video")
-        else:
-            use.picture(model, env, Path(picture), seed)
+        use.picture(model, env, Path(picture), seed)
     device = next(model.parameters()).device
     played = EpisodeReturns()
     if video is not None:
