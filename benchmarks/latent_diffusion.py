@@ -1,7 +1,8 @@
 """A step of the latent U-Net and 20-step sampling beside diffusers, with the same weights; and beside pixels.
 
     python benchmarks/latent_diffusion.py [step sample pixels memory compiled] [--batch 8] [--pairs 5]
-    python benchmarks/latent_diffusion.py quality --runs LDM_RUN DDPM_RUN [--count 89]
+    python benchmarks/latent_diffusion.py quality --runs LDM_RUN DDPM_RUN [--count 89] [--judge CLIP_RUN]
+    python benchmarks/latent_diffusion.py sd1
 
 One process, in turn; seconds of CPU. The result is the median of the ratios, pair by pair (theirs / ours: above 1
 we are faster). The U-Net is that of `ldm_emoji`. `step` is a training step: squared error, gradient, AdamW.
@@ -10,7 +11,9 @@ the images a second of `ldm_emoji`, decoded, with those of `ddpm_emoji64`, by 25
 `memory` is what a training step and the sampling add to a fresh process's peak. `compiled` is our compiled step
 beside their eager one. `quality` compares two trained runs by samples of the test split's captions: the Fréchet
 distance in the features of a random convolutional network of a fixed seed (Frechet features need no training to
-rank two sets of drawings, and none is at hand), and captions matched as `ddpm` measures it.
+rank two sets of drawings), of the autoencoder's reconstructions too, and captions matched as `ddpm` measures it;
+with a `--judge` the same by embeddings of a trained CLIP. `sd1` is the peak memory of Stable Diffusion 1 in
+bfloat16 (random weights; of a guided step and of decoding, 512 × 512).
 """
 
 import argparse
@@ -18,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,10 +38,13 @@ from torchstone.hub.stable_diffusion import published_unet
 from torchstone.metrics.memorization import caption_match
 from torchstone.parts.diffusion.solvers import Solver
 from torchstone.parts.metrics.fidelity_diversity import frechet_distance
+from torchstone.parts.metrics.retrieval import recall_at, retrieval_ranks
+from torchstone.plots.sample_grid import save_image_grid, symmetric_range, to_uint8
 from torchstone.references import randomize_weights
 from torchstone.references.diffusers import import_diffusers
 from torchstone.systems.generative import ddpm, ldm
 from torchstone.tasks.diffusion.sampler import SamplingConfig, sample_images
+from torchstone.tasks.vision import image_text
 from torchstone.verify import relative_error
 
 STEPS, SCALE, WORDS = 20, 3.0, 10
@@ -87,7 +94,8 @@ def our_sampling(model: Any, batch: int) -> Callable[[], torch.Tensor]:
 
     def sample() -> torch.Tensor:
         solver = Solver(model.process, "dpm_solver++", STEPS)
-        return list(ldm.generate(model, solver, z, text, torch.zeros_like(text), SCALE))[-1]
+        (x,) = deque(ldm.generate(model, solver, z, text, torch.zeros_like(text), SCALE), maxlen=1)
+        return x  # the last latents alone are kept, as theirs are
 
     return sample
 
@@ -206,7 +214,7 @@ def compiled(ours: Any, theirs: Any, batch: int, pairs: int) -> None:
     )
 
 
-def quality(runs: list[str], count: int, steps: int) -> None:
+def quality(runs: list[str], count: int, steps: int, judge: str | None) -> None:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, width in ((3, 32), (32, 64), (64, 128)):
@@ -220,11 +228,17 @@ def quality(runs: list[str], count: int, steps: int) -> None:
     captions = [data.captions[i] for i in data.test.labels[:count].tolist()]
     for run in runs:
         model: Any = ts.load(run)
+        if hasattr(model, "autoencoder"):
+            x = images["test"].float() / 127.5 - 1
+            with torch.no_grad():
+                rebuilt = torch.cat([model.autoencoder(each)[0] for each in x.split(32)])
+            images[f"{run}, reconstructions"] = to_uint8(rebuilt, symmetric_range({"channels": 3}))
         context = token_ids(from_metadata(model.metadata["tokenizer"]), captions, WORDS)
         config = SamplingConfig(steps, "ddim", guidance_scale=2.0)
         began = time.process_time()
         images[run] = sample_images(ddpm.p_sample, model, count, config, context=context, progress=False)
-        print(f"{run}: {count / (time.process_time() - began):.2f} images a second of CPU")
+        print(f"{run}: {count / (time.process_time() - began):.2f} images a second of CPU", flush=True)
+        save_image_grid(images[run], Path(run) / "quality.png", columns=16)
     with torch.no_grad():
         found = {
             name: torch.cat([features(each.float() / 127.5 - 1) for each in x.split(64)])
@@ -233,7 +247,53 @@ def quality(runs: list[str], count: int, steps: int) -> None:
     for name, x in images.items():
         distance = float(frechet_distance(found[name].double(), found["data"].double()))
         match = caption_match(x, images["test"]) if name != "data" else float("nan")
-        print(f"{name}: Fréchet distance {distance:.4f}, match {match:.3f}", flush=True)
+        print(f"{name}: Fréchet distance {distance:.5f}, match {match:.3f}", flush=True)
+    if judge is not None:
+        clip_quality(judge, images, captions)
+
+
+def clip_quality(judge: str, images: dict[str, torch.Tensor], captions: list[str]) -> None:
+    """The Fréchet distance of a run of clip's embeddings, and at what rate the caption is among its ten nearest."""
+    model: Any = ts.load(judge)
+    texts = image_text.embed_texts(model, captions, ts.load_tokenizer(judge))
+    relevant, found = image_text.same_caption(captions), {}
+    for name, x in images.items():
+        small = F.avg_pool2d(x.float(), 2).round().byte()
+        found[name] = image_text.embed_images(model, small, model.metadata["picture"]).detach()
+    for name, embedding in found.items():
+        distance = float(frechet_distance(embedding.double(), found["data"].double()))
+        rate = float("nan")
+        if name != "data":
+            rate = recall_at(retrieval_ranks(embedding @ texts.T, relevant), 10)
+        print(f"{name}: by CLIP, Fréchet distance {distance:.5f}, recall at 10 {rate:.3f}", flush=True)
+
+
+def sd1() -> None:
+    """The peak memory of Stable Diffusion 1 in bfloat16 with random weights, at 512 × 512 pixels."""
+    with torch.device("meta"):
+        model: Any = ldm.VARIANTS["sd1"].make()
+    model = model.to_empty(device="cpu")
+    began = time.process_time()
+    for each in (*model.parameters(), *model.buffers()):
+        if each.is_floating_point():
+            each.data = torch.empty_like(each, dtype=torch.bfloat16).uniform_(-0.02, 0.02)
+        else:
+            each.data = torch.zeros_like(each)
+    model.eval()
+    print(f"weights {megabytes('VmRSS'):.0f} MB resident, {seconds_since(began)}", flush=True)
+    z, t = torch.randn(1, 4, 64, 64), torch.full((2,), 500)
+    text = torch.randn(1, 77, 768).bfloat16()
+    with torch.no_grad():
+        began = time.process_time()
+        ldm.guided_output(model.unet, z.bfloat16(), t[:1], text, torch.zeros_like(text), 7.5)
+        print(f"guided step: peak {megabytes('VmHWM'):.0f} MB, {seconds_since(began)}", flush=True)
+        began = time.process_time()
+        model.autoencoder.decode(z.bfloat16())
+        print(f"and decoded: peak {megabytes('VmHWM'):.0f} MB, {seconds_since(began)}", flush=True)
+
+
+def seconds_since(began: float) -> str:
+    return f"{time.process_time() - began:.0f} s of CPU"
 
 
 def main() -> None:
@@ -242,6 +302,7 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", default=["step", "sample", "pixels", "memory"])
     parser.add_argument("--runs", nargs=2)
+    parser.add_argument("--judge", help="a run of clip, of 32 × 32 pixels")
     for name, number in {"batch": 8, "pairs": 5, "count": 89, "steps": 10}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     args = parser.parse_args()
@@ -253,7 +314,9 @@ def main() -> None:
         elif part == "memory":
             memory(args.batch)
         elif part == "quality":
-            quality(args.runs, args.count, args.steps)
+            quality(args.runs, args.count, args.steps, args.judge)
+        elif part == "sd1":
+            sd1()
         else:
             ours, theirs = same_weights()
             if part == "sample":

@@ -58,6 +58,7 @@ FIXED_SEEDS = {
     ("torchstone.data.synthetic.memory_problems", "__next__"): "problems to validate with",
     ("torchstone.data.sampler", "_epoch"): "texts to validate with, in one order",
     ("torchstone.data.text.span_corruption", "__next__"): "spans to validate with",
+    ("torchstone.envs.job_shop", "read_shops"): "random shops of the test",
 }
 
 Places = dict[tuple[str, str], list[int]]

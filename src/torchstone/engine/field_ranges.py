@@ -54,7 +54,7 @@ NAMES = {
     "initial_size level_images lr_period lr_period_mult "
     "captioner_steps captioner_batch_size "
     "autoencoder_steps "
-    "pairs embed "
+    "pairs embed test_samples "
     "semantic_steps coarse_steps fine_steps lm_batch_size",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
@@ -76,7 +76,7 @@ NAMES = {
     "captioner_lr "
     "autoencoder_lr policy_gain "
     "lm_lr crop_seconds",
-    SHARE: "style_mixing "
+    SHARE: "style_mixing delay "
     "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
     "prior_dropout prior_drop_prob embedding_drop_prob text_drop_prob "

@@ -9,7 +9,7 @@ and tested in that of others (`:validation`, `:test`). `energyplus:FOLDER` is a 
 Two set-points: the zones' cooling thermostat, and the temperature of the supply air within the limits that
 the model gives its own manager of it. The reward is
 
-    r = - P / 10 kW - 3 Σ_zones max(0, T - 26.8 °C, 18.2 °C - T) / K
+    r = - P / 10 kW - Σ_zones min(1, max(0, T - 26.8 °C, 18.2 °C - T) / 0.5 K)
 
 with the mean HVAC power P of the step and the zones' temperatures T: 18 to 27 °C is the band that ASHRAE
 recommends, taken here at the zones' air as in sinergym, and 0.2 K are left to its ends. P counts fans, coils,
@@ -70,7 +70,7 @@ STEPS_PER_DAY, SECONDS = 24 * STEPS_PER_HOUR, 3600 / STEPS_PER_HOUR
 WEEK = 7 * STEPS_PER_DAY  # an episode
 BAND, MARGIN = (18.0, 27.0), 0.2  # °C, K
 ZONE_LIMITS, SUPPLY_LIMITS = (20.0, 27.0), (12.0, 18.0)  # °C; the model heats below 20
-POWER_SCALE, COMFORT_WEIGHT = 10e3, 3.0  # W of one unit of reward; units for each K and zone
+POWER_SCALE, COMFORT_SCALE = 10e3, 0.5  # W of one unit of reward; K of one unit, and no more, a zone
 FIXED = 24.0  # °C, the set-point to compare with
 
 VARIABLES = [
@@ -133,8 +133,8 @@ MakeEngine = Callable[[int, int], Engine]  # number of the weather, day of the y
 def reward(reading: Reading) -> float:
     """r."""
     low, high = BAND[0] + MARGIN, BAND[1] - MARGIN
-    excess = sum(max(0.0, each - high, low - each) for each in (reading.east, reading.west))
-    return -reading.power / POWER_SCALE - COMFORT_WEIGHT * excess
+    excess = [max(0.0, each - high, low - each) for each in (reading.east, reading.west)]
+    return -reading.power / POWER_SCALE - sum(min(1.0, each / COMFORT_SCALE) for each in excess)
 
 
 def observation(reading: Reading, day: int, steps: int) -> np.ndarray:

@@ -22,6 +22,7 @@ KNOWN = ("CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Hopper-v
 OWN = (
     ("TakeCover-v0", "torchstone.envs.doom:take_cover", 2100),
     ("Dodge-v0", "torchstone.envs.dodge:dodge", 200),
+    ("ICU-Sepsis-v2", "torchstone.envs.icu_sepsis:icu_sepsis", 500),
 )
 # specifications `PREFIX:REST` of this package: the module whose `make` takes REST
 PREFIXES = {"energyplus": "torchstone.envs.energyplus", "sumo": "torchstone.envs.traffic"}

@@ -18,6 +18,8 @@ from torch import Tensor
 from torchstone.envs import atari
 from torchstone.envs.backends import BackendStep, SyncVectorEnv, VectorCartPole
 from torchstone.envs.env_state import layers, restore, snapshot
+from torchstone.envs.icu_sepsis import ENV_ID as ICU_SEPSIS
+from torchstone.envs.icu_sepsis import VectorICUSepsis
 from torchstone.envs.make import close_env, is_registered, make_env, registration
 from torchstone.envs.wrappers import sample_valid
 from torchstone.errors import BadInput
@@ -89,7 +91,7 @@ class VectorEnv:
         """Whether a restored state continues bit for bit; otherwise resuming begins new episodes."""
         if isinstance(self.backend, SyncVectorEnv):
             return is_snapshot_exact(self.spec, self.wrappers)
-        return isinstance(self.backend, VectorCartPole)
+        return isinstance(self.backend, VectorCartPole | VectorICUSepsis)
 
     @property
     def replays(self) -> bool:
@@ -190,6 +192,8 @@ def _make_backend(
     native = {"CartPole-v0", "CartPole-v1"}
     if spec in native and num_envs >= 4 and not wrappers and not render and max_episode_steps != 0:
         return VectorCartPole(spec, num_envs, max_episode_steps)
+    if spec == ICU_SEPSIS and num_envs >= 4 and not wrappers and not render:
+        return VectorICUSepsis(num_envs, max_episode_steps)
     is_native = "AtariPreprocessing" in wrappers and set(wrappers) <= set(atari.WRAPPERS)
     if num_envs > 1 and not render and is_native and is_registered(spec):
         close_env(make_env(spec, wrappers, max_episode_steps)[0])  # raises the error, if there is one

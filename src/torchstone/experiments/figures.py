@@ -1,6 +1,5 @@
 """Figures of experiments: means over seeds with the range of all of them."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +8,6 @@ import numpy as np
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, frame, plain
 
 Curves = Mapping[Any, Sequence[Sequence[float]]]  # name -> seed -> value at each x
-
-
-def _frame(axes: Any, title: str) -> None:
-    """`frame`, whose title takes as many lines as it needs."""
-    frame(axes, title)
-    lines = [plain(line) for line in textwrap.wrap(title, 40)]
-    axes.set_title("\n".join(lines), loc="left", fontsize=10, fontweight="bold")
 
 
 def curves(panels: Mapping[str, Curves], x: Sequence[float], x_label: str, **axis: Any) -> Any:
@@ -29,7 +21,7 @@ def curves(panels: Mapping[str, Curves], x: Sequence[float], x_label: str, **axi
     for axes, (title, lines) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        _frame(axes, title)
+        frame(axes, title)
         for color, (name, seeds) in zip(PALETTE, lines.items(), strict=False):
             values = np.asarray(seeds, float)
             axes.plot(x, values.mean(0), "o-", ms=3, color=color, label=plain(name))
@@ -48,7 +40,7 @@ def bars(panels: Mapping[str, Mapping[str, Sequence[float]]], **axis: Any) -> An
     for axes, (title, groups) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        _frame(axes, title)
+        frame(axes, title)
         for at, (color, seeds) in enumerate(zip(PALETTE, groups.values(), strict=False)):
             axes.bar(at, float(np.mean(seeds)), 0.6, color=color, alpha=0.35)
             axes.plot(np.full(len(seeds), at), seeds, ".", color=color)

@@ -6,6 +6,7 @@ open, safe in a thread.
 
 import math
 import re
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -95,9 +96,11 @@ def plain(text: str, most: int = 40) -> str:
 
 
 def frame(axes, title: str) -> None:
+    """Title, grid and ticks of a panel; a long title takes two lines."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    axes.set_title(plain(title, 44), loc="left", fontsize=10, fontweight="bold")
+    lines = textwrap.wrap(title, 44, max_lines=2, placeholder=" …")
+    axes.set_title("\n".join(plain(line, 44) for line in lines), loc="left", fontsize=10, fontweight="bold")
     axes.tick_params(labelsize=8)
     axes.tick_params(which="minor", labelsize=8)
     axes.grid(True, color="0.9", linewidth=0.8)

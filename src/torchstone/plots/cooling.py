@@ -30,7 +30,7 @@ def week(
     zones.axhspan(*BAND, color=PALETTE[2], alpha=0.12, linewidth=0, label="recommended 18 to 27 °C")
     for name, color in (("east", PALETTE[1]), ("west", PALETTE[0])):
         zones.plot(days, [getattr(each, name) for each in readings], color=color, linewidth=1.2, label=name)
-    zones.set_ylim(min(17, zones.get_ylim()[0]), max(28, zones.get_ylim()[1]))
+    zones.set_ylim(min(17, zones.get_ylim()[0]), max(28, zones.get_ylim()[1]) + 2)  # room for the legend
     frame(setting, "set-points, °C")
     for index, name in enumerate(("zones' thermostat", "supply air")[: setpoints.shape[1]]):
         setting.step(
@@ -40,6 +40,7 @@ def week(
     outdoor.plot(days, [each.outdoor for each in readings], color="0.25", linewidth=1.2, label="temperature")
     load = outdoor.twinx()
     load.fill_between(days, [each.load for each in readings], color="0.6", alpha=0.3, step="pre", linewidth=0)
+    outdoor.set_ylim(None, outdoor.get_ylim()[1] + 0.2 * np.ptp(outdoor.get_ylim()))
     load.set(ylim=(0, 2.5), yticks=[0, 0.5, 1])
     load.tick_params(labelsize=8)
     load.set_ylabel("servers' load", fontsize=8, loc="bottom")

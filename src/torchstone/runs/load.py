@@ -337,4 +337,5 @@ def draws_application(path: str | Path) -> bool:
     """
     from torchstone.tasks.rl.applications import application
 
-    return application(str(read_recipe(Path(path))[2].data)) is not None
+    entry, _, recipe = read_recipe(Path(path))
+    return hasattr(entry.module(), "HAS_PICTURE") or application(str(recipe.data)) is not None

@@ -223,7 +223,8 @@ trpo: TRPO, 2015. Schulman, Levine, Moritz et al., arXiv:1502.05477
     recipes: cartpole pendulum smoke
 ppo: PPO, 2017. Schulman, Wolski, Dhariwal et al., arXiv:1707.06347
     variants: ppo ppo_continuous ppo_atari ppo_paper ppo_recurrent
-    recipes: cartpole acrobot lunarlander pendulum hopper pong pong_half_hour cartpole_memory smoke
+    recipes: cartpole acrobot lunarlander pendulum hopper pong pong_half_hour cartpole_memory treatment
+        smoke
 dqn: DQN, 2015. Mnih, Kavukcuoglu, Silver et al., Nature 518:529
     variants: dqn dqn_nature dqn_2013 dqn_dueling
     recipes: cartpole acrobot pong nature smoke
@@ -236,6 +237,9 @@ td3: TD3, 2018. Fujimoto, van Hoof and Meger, arXiv:1802.09477
 sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.05905
     variants: sac
     recipes: pendulum halfcheetah cooling smoke
+l2d: L2D, 2020. Zhang, Song, Cao et al., arXiv:2010.12621, arXiv:2010.16011
+    variants: l2d
+    recipes: lawrence smoke
 """,
     "planning": """
 alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.01815

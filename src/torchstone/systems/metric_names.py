@@ -43,6 +43,11 @@ EQUILIBRIUM = "exploitability nash_conv game_value loss"
 TEAM = "return agent_return return_std random_return episodic_return env_steps loss"
 PAYOFFS = "return return_1 return_2 cooperation cooperating_pairs loss"
 NAIVE = " ".join(f"naive_{name}" for name in PAYOFFS.split())
+# of treatment, in an environment whose tables are known
+TREATMENT = (
+    "clinicians_return uniform_return optimal_return off_policy/* off_policy_low/* off_policy_high/* "
+    "effective_episodes"
+)
 COOLING = "hvac_saving hvac_kilowatts it_kilowatts in_band fixed_hvac_kilowatts fixed_in_band"
 AGENT = "return return_std waiting episodic_return env_steps loss"
 
@@ -98,14 +103,15 @@ METRICS = {
     "ldm": "loss l1_loss kl mse psnr match match_train nn_distance_ratio",
     "dit": f"loss l1_loss kl mse psnr reconstruction_frechet_distance {SAMPLES} label_accuracy "
     "confident_data",
-    "reinforce": f"{AGENT} value_loss entropy gradient_variance noise_scale",
-    "a2c": f"{AGENT} value_loss entropy",
-    "trpo": f"{AGENT} value_loss entropy kl step_fraction explained_variance",
-    "ppo": f"{AGENT} value_loss entropy approx_kl clip_fraction explained_variance",
-    "dqn": f"{AGENT} q_value epsilon",
+    "reinforce": f"{AGENT} value_loss entropy gradient_variance noise_scale {TREATMENT}",
+    "a2c": f"{AGENT} value_loss entropy {TREATMENT}",
+    "trpo": f"{AGENT} value_loss entropy kl step_fraction explained_variance {TREATMENT}",
+    "ppo": f"{AGENT} value_loss entropy approx_kl clip_fraction explained_variance {TREATMENT}",
+    "dqn": f"{AGENT} q_value epsilon {TREATMENT}",
     "ddpg": f"{AGENT} q_value actor_loss",
     "td3": f"{AGENT} q_value actor_loss",
     "sac": f"{AGENT} q_value actor_loss entropy alpha {COOLING}",
+    "l2d": "loss entropy train_gap gap sampled_gap spt_gap fifo_gap mopnr_gap mwkr_gap random_gap",
     "alphazero": "score win_rate draw_rate loss_rate elo optimal_moves loss policy_loss value_loss env_steps "
     "games game_length first_player_score",
     "nfsp": f"{EQUILIBRIUM} q_loss epsilon episodes",

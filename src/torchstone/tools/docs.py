@@ -82,6 +82,7 @@ def index() -> str:
         "- Guides: [images](guide/vision.md), [text](guide/text.md), [sequences](guide/sequences.md),",
         "  [generation](guide/generation.md), [agents](guide/agents.md), [games](guide/games.md),",
         "  [games with hidden cards](guide/poker.md), [teams of agents](guide/teams.md),",
+        "  [treatment](guide/treatment.md), [job shops](guide/job-shop.md),",
         "  [training methods](guide/training.md),",
         "  [in Python](guide/python.md)",
         "- [Your own data](data.md): every accepted format",

@@ -1,5 +1,7 @@
 """The U-Net's building blocks against diffusers' own, or plain loops."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torchstone.parts.diffusion.unet_blocks import (
     AttentionBlock,
     Downsample,
     ResnetBlock,
+    Stage,
     Upsample,
     timestep_embedding,
 )
@@ -125,3 +128,22 @@ def test_attention_block_is_plain_loops_and_ignores_padding():
     assert not torch.allclose(net(x, text.flip(0), mask), output)
     with pytest.raises(ValueError, match="8 channels are too few for a head of 16"):
         AttentionBlock(8, head_width=16)
+
+
+def test_a_stage_on_the_way_up_does_not_hold_what_it_has_joined():
+    """While a block works, of its input and a skip connection only their concatenation is in memory."""
+    outputs, skips = [], [torch.ones(1, 2, 4, 4) for _ in range(3)]
+    joined = [weakref.ref(each) for each in reversed(skips)]
+
+    class Watched(ResnetBlock):
+        def forward(self, x, e=None):
+            number = len(outputs)
+            assert x.shape == (1, 5, 4, 4)
+            assert joined[number]() is None, "the skip connection"
+            assert all(each() is None for each in outputs), "the block's output before"
+            output = x[:, :3] + 1
+            outputs.append(weakref.ref(output))
+            return output
+
+    stage = Stage([Watched(5, 3, None, groups=1) for _ in range(3)], [], None, is_up=True)
+    assert float(stage(torch.zeros(1, 3, 4, 4), torch.ones(1, 1), skips).mean()) == 3

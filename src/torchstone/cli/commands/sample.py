@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> None:
     excluded = ("run", *(() if is_written else ("out",)))
     options = {k: v for k, v in vars(args).items() if k not in excluded and v is not None}
     if not is_written and (args.weights or read_recipe(Path(args.run))[0].chapter == "generative"):
-        is_sound = not args.weights and read_recipe(Path(args.run))[0].name == "audiolm"
-        what, file = ("sound", "FILE.wav") if is_sound else ("images", "FILE.png")
+        own = {} if args.weights else vars(read_recipe(Path(args.run))[0].module())
+        what, file = own.get("SAMPLES", ("images", "FILE.png"))
         raise BadInput(f"{args.run} generates {what}: give the file with --out {file}")
     texts = sample(args.run, **options)
     joined = "\n\n".join(texts)

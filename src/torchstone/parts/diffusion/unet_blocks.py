@@ -208,7 +208,9 @@ class Stage(nn.Module):
         mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch out_channel out_height out_width"]:
         for number, block in enumerate(self.blocks):
-            x = block(torch.cat([x, skips.pop()], 1) if self.is_up else x, e)
+            if self.is_up:  # into the same name: what was joined is not held while the block works
+                x = torch.cat([x, skips.pop()], 1)
+            x = block(x, e)
             if self.attentions:
                 x = self.attentions[number](x, text, mask)
             if not self.is_up:

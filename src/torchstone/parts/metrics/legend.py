@@ -220,6 +220,20 @@ LEGENDS = {
     "episodic_return": Legend(
         "return of training episodes", "sum of rewards, exploration included", "higher"
     ),
+    "clinicians_return": Legend("exact return of the clinicians' policy", "survival"),
+    "uniform_return": Legend("exact return of actions at random", "survival"),
+    "optimal_return": Legend("exact return of the optimum", "survival"),
+    "effective_episodes": Legend(
+        "effective number of off-policy episodes", "of equal weight, that vary as much", "higher"
+    ),
+    "gap": Legend("gap of greedy schedules", "mean of makespan / best known - 1", "lower", "random_gap"),
+    "sampled_gap": Legend("gap of the best of some schedules", "as gap", "lower", "random_gap"),
+    "train_gap": Legend("gap of training schedules", "mean of makespan / lower bound - 1", "lower"),
+    "spt_gap": Legend("gap of shortest processing time first", "as gap"),
+    "fifo_gap": Legend("gap of first in, first out", "as gap"),
+    "mopnr_gap": Legend("gap of most operations remaining first", "as gap"),
+    "mwkr_gap": Legend("gap of most work remaining first", "as gap"),
+    "random_gap": Legend("gap of random dispatching", "as gap"),
     "env_steps": Legend("environment steps", "steps of all environments so far"),
     # a data centre's cooling
     "hvac_saving": Legend(
@@ -357,6 +371,7 @@ OF_SYSTEMS = {
         "objective", "of the codec its loss, of the other stages nats per token", "lower"
     ),
     ("audiolm", "l1_loss"): Legend("mean absolute error", "of samples from −1 to 1", "lower"),
+    ("audiolm", "coarse_loss"): Legend("cross-entropy of coarse tokens", "nats per token", "lower"),
     ("vqvae", "mse"): Legend("mean squared error", "of pixels from −1 to 1", "lower"),
     **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
     ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
@@ -467,6 +482,9 @@ NUMBERED = {
     r"(\w*)accuracy_std/(.+)": Legend(
         "deviation of the {0}accuracy with {1} shots", "standard deviation over draws"
     ),
+    r"off_policy/(.+)": Legend("off-policy estimate, {0}", "survival, from episodes of clinicians"),
+    r"off_policy_low/(.+)": Legend("lower bound of the estimate, {0}", "of its 95 % interval"),
+    r"off_policy_high/(.+)": Legend("upper bound of the estimate, {0}", "of its 95 % interval"),
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
     r"recall_at_([\d*]+)": Legend(
         "recall at {0}", "share of searches with their own among the first", "higher"

@@ -85,6 +85,7 @@ __all__ = [
     "FACTS",
     "MARGIN",
     "RECIPES",
+    "SAMPLES",
     "VARIANTS",
     "Recipe",
     "build",
@@ -99,6 +100,7 @@ __all__ = [
 ]
 
 MARGIN = ("loss", -0.3)  # of the fine stage, in nats a token
+SAMPLES = ("sound", "FILE.wav")  # what `sample` writes, and to which file
 
 # of any length: one signature has several
 Wave = Float[Tensor, " _"]

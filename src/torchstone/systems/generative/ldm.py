@@ -96,11 +96,11 @@ class Recipe:
     autoencoder_lr: float = 2e-3  # learning rate of the autoencoder
     kl_weight: float = 1e-6  # weight of the KL divergence of the latents from a standard normal
     cond_drop_prob: float = 0.1  # probability of dropping the caption (classifier-free guidance)
-    steps: int = 2000  # number of updates of text encoder and U-Net
+    steps: int = 1500  # number of updates of text encoder and U-Net
     batch_size: int = 16  # images per update
     augment: str = "none"  # augmentation of the autoencoder's images, such as flip or shift2
     optim: OptimConfig = OptimConfig(
-        lr=1e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.995
+        lr=1e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.995, precision="auto"
     )  # optimizer, schedule, precision
     sampling_steps: int = 25  # number of sampling steps
     guidance_scale: float = 2.0  # guidance scale s of samples, 1 for no guidance
@@ -116,10 +116,10 @@ RECIPES = {
     "smoke": Recipe(
         data="shapes",
         variant="ldm_shapes",
-        autoencoder_steps=40,
+        autoencoder_steps=25,
         autoencoder_lr=5e-3,
-        steps=50,
-        optim=replace(Recipe.optim, lr=3e-3, ema_decay=0.9),
+        steps=35,
+        optim=replace(Recipe.optim, lr=3e-3, ema_decay=0.9, precision="fp32"),
         sampling_steps=3,
         eval_samples=8,
     ),

@@ -172,6 +172,21 @@ RECIPES = {
         lr=5e-4,
         total_timesteps=61_440,
     ),
+    # torchstone train ppo/treatment   sepsis in intensive care, a table of preferences; unmeasured
+    "treatment": replace(
+        CARTPOLE,
+        data="ICU-Sepsis-v2",
+        hidden=(),
+        num_envs=256,
+        num_steps=32,
+        epochs=4,
+        batch_size=2048,
+        gamma=1.0,
+        gae_lambda=0.95,
+        lr=5e-3,
+        total_timesteps=1_998_848,
+        record_video=False,
+    ),
     # for tests: seconds
     "smoke": replace(
         CARTPOLE, total_timesteps=20_480, epochs=10, anneal_lr=False, eval_episodes=8, record_video=False

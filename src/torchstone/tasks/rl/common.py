@@ -27,6 +27,7 @@ from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
+from torchstone.tasks.rl import treatment
 from torchstone.tasks.rl.applications import application
 from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, play, record_env
 from torchstone.tasks.rl.storage import check_rollout_memory
@@ -232,6 +233,8 @@ def make_run(
     def validate_all() -> dict[str, float]:
         return full_validator.measure(model, VALIDATION)
 
+    if treatment.is_known(model, recipe.data, recipe.wrappers, recipe.max_episode_steps):
+        return _treatment_run(model, recipe, stream, update, state, metadata)
     return Run(
         stream=stream,
         update=update,
@@ -243,5 +246,35 @@ def make_run(
         examples=examples,
         test=lambda: evaluator.measure(model, TEST, std=True),
         report=report if recipe.record_video or use is not None else None,
+        metadata=metadata,
+    )
+
+
+def _treatment_run(
+    model: nn.Module,
+    recipe: Any,
+    stream: Any,
+    update: Callable[[Any], Mapping],
+    state: dict[str, Any],
+    metadata: dict[str, Any],
+) -> Run:
+    """A Run whose test is exact, and whose validation simulates patients: the weights are not chosen by the
+    tables that test them."""
+    batch, patients = recipe.num_envs * getattr(recipe, "num_steps", 1), treatment.PATIENTS
+    metadata["data"] += "; its tables are known, those of the package icu-sepsis"
+    metadata["evaluation"] = (
+        f"validation simulates {patients:,} patients, and the test is exact; off-policy estimates are of "
+        f"{treatment.CLINICIANS_EPISODES:,} episodes of the clinicians' policy"
+    )
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=lambda: treatment.simulated_return(model, VALIDATION),
+        best_metric="return",
+        state={"model": model, **state, "stream": stream},
+        steps=recipe.updates,
+        examples=Examples(batch, None, patients, "environment steps"),
+        test=lambda: treatment.exact_metrics(model, TEST),
+        report=lambda folder: treatment.draw(model, folder / "treatment.png", TEST),
         metadata=metadata,
     )
