@@ -11,6 +11,7 @@ This file is run as the process as well, so that it imports nothing of this pack
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import pickle
@@ -82,12 +83,11 @@ class SumoEngine:
     """libsumo itself: the calls of `SumoProcess`, inside the process."""
 
     def __init__(self, config: str):
-        import libsumo
-
-        self.sumo, self.config = libsumo, config
+        self.sumo: Any = importlib.import_module("libsumo")
+        self.config = config
         self.folder = tempfile.TemporaryDirectory()
         self.is_running = False
-        self.scenario: Scenario | None = None
+        self.scenario: Any = None
 
     def describe(self) -> Scenario:
         self._start(0, ())
@@ -220,7 +220,7 @@ class SumoProcess:
         self.is_fresh = True
         paths = os.pathsep.join(path for path in sys.path if path)
         environment = {**os.environ, "PYTHONPATH": paths, "LIBSUMO_AS_TRACI": "quiet"}  # no word on pyarrow
-        self.process = subprocess.Popen(
+        self.process: Any = subprocess.Popen(
             [sys.executable, "-P", __file__, self.config],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

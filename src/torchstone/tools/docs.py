@@ -38,6 +38,7 @@ MODALITIES = {
     "muzero": "environments",
     "world_models": "environments",
     "mbpo": "environments",
+    "l2d": "job shops",
     "ctc": "audio",
     "seq2seq": "text",
     "vit": "images",
