@@ -30,7 +30,7 @@ from torchstone.tasks.rl.evaluate import TEST, PolicyEvaluator
 SPEC = "energyplus:2zone_datacenter"
 SWEEP = 30_011  # seed of the weeks of the sweep
 THERMOSTATS = (24.0, 20.0, 22.0, 25.0, 25.5, 26.0, 26.5)
-PAIRS = (*itertools.product((20.0, 24.0, 26.9), (12.0, 14.0, 16.0)), (22.0, 12.0), (26.9, 18.0))
+PAIRS = (*itertools.product((20.0, 24.0, 26.8), (12.0, 14.0, 16.0)), (22.0, 12.0), (26.8, 18.0))
 KEYS = ("hvac_kilowatts", "it_kilowatts", "in_band")
 
 

@@ -51,10 +51,10 @@ def make_sb3_model(system: str, recipe: Any) -> Any:
         "train_freq": recipe.num_steps,
         "gradient_steps": recipe.gradient_steps,
         "device": "cpu",
-        "seed": 0,
+        "seed": recipe.seed,
         "policy_kwargs": {} if pixels else {"net_arch": list(recipe.hidden)},
     }
-    envs = make_vec_env(lambda: make_single_env(recipe), recipe.num_envs, seed=0)
+    envs = make_vec_env(lambda: make_single_env(recipe), recipe.num_envs, seed=recipe.seed)
     if system == "dqn":
         env_steps = recipe.num_steps * recipe.num_envs
         options |= {
@@ -66,7 +66,9 @@ def make_sb3_model(system: str, recipe: Any) -> Any:
         policy = "CnnPolicy" if pixels else "MlpPolicy"
         model = stable_baselines3.DQN(policy, envs, **options)
     elif system == "sac":
-        model = stable_baselines3.SAC("MlpPolicy", envs, tau=recipe.tau, **options)
+        model = stable_baselines3.SAC(
+            "MlpPolicy", envs, tau=recipe.tau, ent_coef=f"auto_{recipe.init_alpha}", **options
+        )
     else:
         action_dim = envs.action_space.shape[0]
         noise = NormalActionNoise(np.zeros(action_dim), recipe.sigma * np.ones(action_dim))

@@ -237,6 +237,24 @@ def test_sumo_is_a_function_of_seed_and_actions_and_two_seeds_are_two_days():
 
 
 @pytest.mark.sweep
+def test_an_hour_does_not_depend_on_those_before():
+    """In one process the same seed is another day from the third episode on, seen at the end of the hour."""
+    from torchstone.envs.sumo_process import SumoProcess
+
+    process, hours = SumoProcess(find_scenario("sumo:cologne1")), []
+    for _ in range(3):
+        time, cost = process.begin(12345).time, []
+        while time < 28_800:
+            detectors = process.advance([{}] * 60)
+            time = detectors.time
+            cost.append(detectors.cost)
+        hours.append(cost)
+    process.close()
+    assert hours[0] == hours[1] == hours[2]
+    assert sum(hours[0]) / 3600 == pytest.approx(8.586, abs=0.01)
+
+
+@pytest.mark.sweep
 def test_a_checkpoint_in_sumo_continues_the_very_day():
     one, other = VectorEnv("sumo:cologne1", seed=3), VectorEnv("sumo:cologne1", seed=9)
     sumo_hour(one, ACTIONS)

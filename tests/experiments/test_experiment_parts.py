@@ -192,7 +192,9 @@ def test_student_begins_with_the_teachers_first_and_last_layer():
 def test_gru_of_as_many_parameters_has_within_three_percent():
     for inputs in (2, 8, 10, 24):
         lstm, gru = (
-            count_parameters(gru_comparable.letter_model(cell, gru_comparable.units(arm, inputs), 2).recurrent)
+            count_parameters(
+                gru_comparable.letter_model(cell, gru_comparable.units(arm, inputs), 2).recurrent
+            )
             for cell, arm in (("lstm", "LSTM"), ("gru", "GRU, as many parameters"))
         )
         if inputs == 24:  # the embedding of `letter_model`

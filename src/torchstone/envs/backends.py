@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from torchstone.envs.env_state import layers, restore, snapshot
+from torchstone.envs.goals import success_of
 from torchstone.envs.make import close_env, gym, make_env, reward_number
 from torchstone.envs.wrappers import ACTION_MASK, check_bounds, valid_actions
 from torchstone.errors import BadInput
@@ -28,6 +29,7 @@ class BackendStep(NamedTuple):
     truncated: np.ndarray
     observation: np.ndarray
     returns: list[float]
+    successes: Sequence[bool] = ()  # of the episodes that ended, where `info` says so
 
 
 def is_scaled(space: Any) -> bool:
@@ -104,7 +106,7 @@ class SyncVectorEnv:
             self.action_mask = np.ones_like(self.action_mask)
         next_observation, reward = np.empty_like(self.observation), np.empty(count, np.float32)
         terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
-        done, returns = [], []
+        done, returns, successes = [], [], []
         chosen = actions.tolist() if actions.ndim == 1 else actions
         lengths, totals = self.episode_lengths, self.episode_returns
         max_episode_steps, shape = self.max_episode_steps, self.shape
@@ -131,6 +133,7 @@ class SyncVectorEnv:
             if is_terminated or is_truncated:
                 terminated[index], truncated[index] = is_terminated, is_truncated
                 done.append(index)
+                successes.append(success_of(info))
             elif ACTION_MASK in info:
                 self._set_action_mask(index, info)
         if not done:
@@ -143,7 +146,8 @@ class SyncVectorEnv:
                 returns.append(float(recorders[index].total if recorders else totals[index]))
             self._reset_env(index, observation)
         self.observation = observation
-        return BackendStep(next_observation, reward, terminated, truncated, observation, returns)
+        known = () if successes == [None] * len(done) else [bool(success) for success in successes]
+        return BackendStep(next_observation, reward, terminated, truncated, observation, returns, known)
 
     def _store(self, into: np.ndarray, index: int, observation: Any) -> None:
         """Copy an observation into a row, if it is what its space states: that decides on its scale."""

@@ -69,7 +69,7 @@ STEPS_PER_HOUR, DAYS = 4, 365
 STEPS_PER_DAY, SECONDS = 24 * STEPS_PER_HOUR, 3600 / STEPS_PER_HOUR
 WEEK = 7 * STEPS_PER_DAY  # an episode
 BAND, MARGIN = (18.0, 27.0), 0.2  # °C, K
-ZONE_LIMITS, SUPPLY_LIMITS = (20.0, 27.0), (12.0, 18.0)  # °C; the model heats below 20
+ZONE_LIMITS, SUPPLY_LIMITS = (20.0, 26.8), (12.0, 18.0)  # °C; the model heats below 20
 POWER_SCALE, COMFORT_SCALE = 10e3, 0.5  # W of one unit of reward; K of one unit, and no more, a zone
 FIXED = 24.0  # °C, the set-point to compare with
 

@@ -224,7 +224,7 @@ def _wrap(env: Any, text: str) -> Any:
 
 
 def _find_wrapper(name: str) -> Any:
-    from torchstone.envs import atari, wrappers
+    from torchstone.envs import atari, goals, wrappers
 
     if ":" in name:
         module_name, _, class_name = name.partition(":")
@@ -234,7 +234,7 @@ def _find_wrapper(name: str) -> Any:
             raise BadInput(f"no wrapper {class_name!r} in {module_name}: {did_you_mean(class_name, classes)}")
         return getattr(module, class_name)
     known: dict[str, Any] = {n: w for n, w in vars(gym().wrappers).items() if isinstance(w, type)}
-    known |= {**atari.WRAPPERS, **wrappers.WRAPPERS}
+    known |= {**atari.WRAPPERS, **wrappers.WRAPPERS, **goals.WRAPPERS}
     if name not in known:
         hint = did_you_mean(name, known)
         raise BadInput(f"no wrapper {name!r}: {hint}; one of another package is module:Class")

@@ -266,10 +266,15 @@ class ReplayBuffer:
             discount.masked_fill_(end == TERMINATED, 0.0),
         )
 
+    def next_frames(self, rows: Int64[Tensor, " batch"]) -> Tensor:
+        """The newest frames of the observations that the steps at `rows` led to."""
+        frame = self.frame.index_select(0, (rows + self.num_envs) % self.num_rows)
+        self.final_frames.overwrite(rows, frame)
+        return frame
+
     def _next_observations(self, last: Tensor, observation: Tensor | None) -> Tensor:
         """The observations that the steps at rows `last`, with this `observation`, led to."""
-        frame = self.frame.index_select(0, (last + self.num_envs) % self.num_rows)
-        self.final_frames.overwrite(last, frame)
+        frame = self.next_frames(last)
         if self.num_stack == 1:
             return frame
         # one frame on from `last`, whichever row comes after it

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from torchstone.envs.hindsight import HindsightReplay
 from torchstone.envs.replay_buffer import ReplayBuffer, Transitions
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.parts.old_keys import with_new_names
@@ -85,6 +86,7 @@ class ReplayStream:
         explorer: of `parts.rl.exploration`; it acts by the network that the update changes.
         action_scale: actions as they are stored -> as the envs take them.
         sampler: for prioritized rather than uniform sampling.
+        hindsight: to relabel the goals of what was sampled.
     """
 
     def __init__(
@@ -96,10 +98,12 @@ class ReplayStream:
         *,
         action_scale: Callable[[Tensor], Tensor] | None = None,
         sampler: PrioritizedSampler | None = None,
+        hindsight: HindsightReplay | None = None,
         seed: int,
     ):
         self.explorer, self.envs, self.buffer, self.config = explorer, envs, buffer, config
         self.action_scale, self.sampler, self.seed = action_scale, sampler, seed
+        self.hindsight = hindsight
         self.position, self.env_steps = 0, 0
 
     def attach(self, folder: Path | None) -> None:
@@ -120,9 +124,12 @@ class ReplayStream:
             self._collect(min(config.num_steps, remaining), generator, returns)
         self._collect(config.num_steps, generator, returns)
         sampling_seed = derive_seed(self.seed, SeedStream.REPLAY_DRAWS, self.position)
-        index, weight = self._sample(torch.Generator().manual_seed(sampling_seed))
+        generator = torch.Generator().manual_seed(sampling_seed)
+        index, weight = self._sample(generator)
         self.position += 1
         transitions = self.buffer.sample_at(index, config.gamma, config.n_step)
+        if self.hindsight is not None:
+            transitions = self.hindsight(index.to(self.buffer.device), transitions, generator)
         return ReplayBatch(transitions, weight, index, returns, self.position - 1, self.env_steps)
 
     def _collect(self, num_steps: int, generator: torch.Generator, returns: list[float]) -> None:

@@ -3,12 +3,15 @@ training and evaluation have several.
 
 A scenario is a `.sumocfg` file: a road network, trips and the seconds of the day from `begin` to `end`. An
 episode is a function of its seed and the signal states that were set; a seed decides how drivers drive
-(desired speed, hesitation, lane), and the trips are the file's.
+(desired speed, hesitation, lane), and the trips are the file's. That holds of a process's first episodes
+only: SUMO keeps something of those before, and from the third on the same seed has been another day. So each
+episode has a process.
 
 This file is run as the process as well, so that it imports nothing of this package, and no torch.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import pickle
@@ -80,12 +83,11 @@ class SumoEngine:
     """libsumo itself: the calls of `SumoProcess`, inside the process."""
 
     def __init__(self, config: str):
-        import libsumo
-
-        self.sumo, self.config = libsumo, config
+        self.sumo: Any = importlib.import_module("libsumo")
+        self.config = config
         self.folder = tempfile.TemporaryDirectory()
         self.is_running = False
-        self.scenario: Scenario | None = None
+        self.scenario: Any = None
 
     def describe(self) -> Scenario:
         self._start(0, ())
@@ -204,17 +206,22 @@ class SumoEngine:
 
 
 class SumoProcess:
-    """The calls of `SumoEngine`, answered by a process of its own.
+    """The calls of `SumoEngine`, answered by a process that each episode begins anew.
 
     Raises:
         RuntimeError: what SUMO says of a scenario that it cannot run, or that the process has ended.
     """
 
     def __init__(self, config: str | Path):
+        self.config = str(config)
+        self._start()
+
+    def _start(self) -> None:
+        self.is_fresh = True
         paths = os.pathsep.join(path for path in sys.path if path)
         environment = {**os.environ, "PYTHONPATH": paths, "LIBSUMO_AS_TRACI": "quiet"}  # no word on pyarrow
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", __file__, str(config)],
+        self.process: Any = subprocess.Popen(
+            [sys.executable, "-P", __file__, self.config],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -236,6 +243,10 @@ class SumoProcess:
         return self._call("describe")
 
     def begin(self, seed: int, program: str = "", yellow: float | None = None) -> Detectors:
+        if not self.is_fresh:
+            self.close()
+            self._start()
+        self.is_fresh = False
         return self._call("begin", seed, program, yellow)
 
     def advance(self, states: Sequence[Mapping[str, str]]) -> Detectors:

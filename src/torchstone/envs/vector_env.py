@@ -18,6 +18,7 @@ from torch import Tensor
 from torchstone.envs import atari
 from torchstone.envs.backends import BackendStep, SyncVectorEnv, VectorCartPole
 from torchstone.envs.env_state import layers, restore, snapshot
+from torchstone.envs.goals import GoalSlices, goal_slices, success_of
 from torchstone.envs.icu_sepsis import ENV_ID as ICU_SEPSIS
 from torchstone.envs.icu_sepsis import VectorICUSepsis
 from torchstone.envs.make import close_env, is_registered, make_env, registration
@@ -36,6 +37,7 @@ class EnvStep(NamedTuple):
     terminated: Bool[Tensor, " envs"]  # the episode is over: the next state has value 0
     truncated: Bool[Tensor, " envs"]  # cut by a time limit: bootstrap from `next_observation`
     returns: list[float]  # undiscounted, before wrappers, of the episodes that ended in this step
+    successes: Sequence[bool] = ()  # whether each of these reached its goal at its end, where envs say so
 
 
 class VectorEnv:
@@ -85,6 +87,12 @@ class VectorEnv:
     def action_mask(self) -> Bool[Tensor, "envs actions"] | None:
         """Which actions are valid now, if the envs give `action_mask` in `info` or in the observation."""
         return None if self.backend.action_mask is None else torch.from_numpy(self.backend.action_mask)
+
+    @property
+    def goals(self) -> GoalSlices | None:
+        """Where the goals are in an observation, if the envs have some (see `envs.goals`)."""
+        envs = getattr(self.backend, "envs", None)
+        return goal_slices(envs[0]) if envs else None
 
     @property
     def is_exact(self) -> bool:
@@ -144,6 +152,7 @@ class VectorEnv:
             torch.from_numpy(step.terminated),
             torch.from_numpy(step.truncated),
             step.returns,
+            step.successes,
         )
 
     def _check_finite(self, step: BackendStep, chosen: np.ndarray) -> None:
@@ -235,3 +244,16 @@ def _is_snapshot_exact(spec: str, wrappers: tuple[str, ...], steps: int, _regist
         return False
     finally:
         close_env(one), close_env(other)
+
+
+@functools.lru_cache(64)
+def gives_success(spec: str, wrappers: tuple[str, ...] = ()) -> bool:
+    """Whether `info` of a goal environment says if a step reached the goal; one step is taken to know."""
+    env, _ = make_env(spec, wrappers, None)
+    try:
+        if goal_slices(env) is None:
+            return False
+        env.reset(seed=0)
+        return success_of(env.step(env.action_space.sample())[4]) is not None
+    finally:
+        close_env(env)

@@ -92,7 +92,6 @@ UNMEASURED: dict[str, str] = dict.fromkeys(
         "compound-scaling",
         "separable-cheap",
         "dilation-field",
-        "channel-attention",
         "rnn-forgets",
         "lstm-remembers",
         "gru-comparable",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def draw_waiting(
         minutes = np.asarray(seconds) // MINUTE
         means = [np.asarray(waiting)[minutes == m].mean() for m in np.unique(minutes)]
         color = PALETTE[index % len(PALETTE)]
-        style = {"linewidth": 2.4, "zorder": 3} if index == 0 else {"linewidth": 1.1}
+        style: dict[str, Any] = {"linewidth": 2.4, "zorder": 3} if index == 0 else {"linewidth": 1.1}
         if index >= len(PALETTE):
             style["linestyle"] = "--"
         axes.plot(np.unique(minutes), np.maximum(means, SMALLEST), color=color, label=name, **style)

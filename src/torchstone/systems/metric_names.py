@@ -49,7 +49,7 @@ TREATMENT = (
     "effective_episodes"
 )
 COOLING = "hvac_saving hvac_kilowatts it_kilowatts in_band fixed_hvac_kilowatts fixed_in_band"
-AGENT = "return return_std waiting episodic_return env_steps loss"
+AGENT = "return return_std success_rate waiting episodic_return env_steps loss"
 
 METRICS = {
     "perceptron": f"{CLASSES} mistakes total_mistakes",

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
     options |= {"episodes": args.episodes or EPISODES, "video": args.video, "against": args.against}
     returns = play(args.run, device=args.device, last=args.last, **options)
     spread = statistics.stdev(returns) if len(returns) > 1 else 0.0
+    success_rate = getattr(returns, "success_rate", None)  # of environments with goals
     if args.json:
         summary = {"returns": returns, "mean": statistics.fmean(returns), "spread": spread}
         files = (
@@ -70,12 +71,15 @@ def run(args: argparse.Namespace) -> None:
             if args.against is None
             else {"against": args.against, "picture": args.picture}
         )
-        print(json.dumps(summary | files))
+        goals = {} if success_rate is None else {"success_rate": success_rate}
+        print(json.dumps(summary | goals | files))
         return
     print(" ".join(f"{each:g}" for each in returns))
     unit = "episode" if args.against is None else "game"
     about = f" ± {spread:.1f} over {len(returns)} {unit}s" if len(returns) > 1 else f" of 1 {unit}"
     print(f"mean return {statistics.fmean(returns):.{1 if args.against is None else 2}f}{about}")
+    if success_rate is not None:
+        print(f"success rate {success_rate:.3g}: the share of episodes that end at their goals")
     if args.against is not None:
         won, lost = sum(each > 0 for each in returns), sum(each < 0 for each in returns)
         print(f"{won} won, {len(returns) - won - lost} drawn, {lost} lost against {args.against}")

@@ -217,6 +217,7 @@ LEGENDS = {
         "waiting of a vehicle", "seconds it has been standing, mean over vehicles and time", "lower"
     ),
     "return_std": Legend("deviation of the return", "standard deviation over episodes"),
+    "success_rate": Legend("success rate", "fraction of greedy episodes that end at their goals", "higher"),
     "episodic_return": Legend(
         "return of training episodes", "sum of rewards, exploration included", "higher"
     ),

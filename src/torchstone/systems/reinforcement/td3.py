@@ -67,6 +67,7 @@ class Recipe:
     buffer_size: int = 200_000  # replay buffer size in steps
     learning_starts: int = 1000  # steps at random before learning starts
     n_step: int = 1  # number of reward steps before bootstrapping
+    her_k: int = 0  # hindsight replay of goal environments: k relabelled transitions for one that is not
     gamma: float = 0.98  # discount factor γ
     tau: float = 0.005  # Polyak averaging rate τ of the target networks
     policy_delay: int = 2  # d: updates of the critics for one of actor and target networks

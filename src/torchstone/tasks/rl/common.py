@@ -23,13 +23,14 @@ from torchstone.envs.make import (
     is_own,
     left_out,
 )
-from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv
+from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv, gives_success
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
 from torchstone.tasks.rl import treatment
 from torchstone.tasks.rl.applications import application
 from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, play, record_env
+from torchstone.tasks.rl.goals import draw_goals
 from torchstone.tasks.rl.storage import check_rollout_memory
 
 WANTED, FEWEST = 10, 8  # evaluations during training, and their episodes
@@ -219,10 +220,13 @@ def make_run(
         )
 
     use = application(recipe.data)
+    has_success = use is None and gives_success(recipe.data, tuple(recipe.wrappers))
 
     def report(folder: Path) -> None:
         if use is not None:
             use.report(model, env, folder, TEST)
+        if has_success:
+            draw_goals(model, metadata, folder / "goals.png", episodes=recipe.eval_episodes, seed=TEST)
         if not recipe.record_video:
             return
         try:
@@ -240,12 +244,12 @@ def make_run(
         update=update,
         evaluate=lambda: validator.measure(model, VALIDATION),
         evaluate_all=validate_all if is_shorter else None,
-        best_metric="return",
+        best_metric="success_rate" if has_success else "return",
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
         examples=examples,
         test=lambda: evaluator.measure(model, TEST, std=True),
-        report=report if recipe.record_video or use is not None else None,
+        report=report if recipe.record_video or has_success or use is not None else None,
         metadata=metadata,
     )
 

@@ -42,7 +42,7 @@ class PolicyEvaluator:
 
     Called with a network and a seed, it gives the returns, env by env. What an environment says of its last
     episode beside the return (`last_episode() -> numbers`, of which its `summarize` makes metrics) is in
-    `episodes_measured`.
+    `episodes_measured`; `successes` says of each whether it ended at its goal, where there are goals.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class PolicyEvaluator:
         self.envs: VectorEnv | None = None
         self.bound: int | None = None
         self.episodes_measured: list[dict[str, float]] = []
+        self.successes: list[bool] = []
 
     def _make_envs(self) -> VectorEnv:
         if self.envs is None:
@@ -83,6 +84,7 @@ class PolicyEvaluator:
         # how many of each env count
         quotas = [len(range(index, self.episodes, envs.num_envs)) for index in range(envs.num_envs)]
         returns: list[list[float]] = [[] for _ in quotas]
+        successes: list[list[bool]] = [[] for _ in quotas]
         done_episodes, self.episodes_measured = 0, []
         with eval_mode(model), progress("episodes", self.episodes) as bar:
             while done_episodes < self.episodes:  # each env's episodes have a limit
@@ -96,7 +98,12 @@ class PolicyEvaluator:
                             returns[index].append(total)
                             done_episodes += 1
                             self._measure(index)
+                    if step.successes:
+                        for index, success in zip(indices, step.successes, strict=True):
+                            successes[index].append(success)
                 bar.update(done_episodes)
+        counted = zip(successes, quotas, strict=True)
+        self.successes = [success for each, quota in counted for success in each[:quota]]
         return [total for each in returns for total in each]
 
     def _measure(self, index: int) -> None:
@@ -106,11 +113,31 @@ class PolicyEvaluator:
             self.episodes_measured.append(env.last_episode())
 
     def measure(self, model: Any, seed: int, *, std: bool = False) -> dict[str, float]:
-        """`return_statistics` of the episodes, and the environment's own metrics of them."""
+        """`return_statistics` of the episodes, of goal environments the share that end at their goals, and an
+        environment's own metrics of them."""
         metrics = return_statistics(self(model, seed), std)
+        if self.successes:
+            metrics["success_rate"] = sum(self.successes) / len(self.successes)
         if self.episodes_measured:
             metrics |= self._make_envs().backend.envs[0].unwrapped.summarize(self.episodes_measured)
         return metrics
+
+
+class EpisodeReturns(list[float]):
+    """Returns of episodes, and which of them ended at their goals, where the environment says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.successes: list[bool] = []
+
+    def add(self, returns: Sequence[float], successes: Sequence[bool]) -> None:
+        self += returns
+        self.successes += successes
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share that reached their goals; None where there are none."""
+        return sum(self.successes) / len(self.successes) if self.successes else None
 
 
 def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, float]:
@@ -183,7 +210,7 @@ def play(
     video: str | Path | None = None,
     picture: str | Path | None = None,
     seed: int = TEST,
-) -> list[float]:
+) -> EpisodeReturns:
     """The returns of `episodes` greedy episodes; the first one is recorded into `video`, `.mp4` or `.gif`.
     Where it cannot be recorded, one line says why, and it is played all the same.
 
@@ -198,16 +225,19 @@ def play(
             raise BadInput(f"there is no picture of {env['spec']}: give a video")
         use.picture(model, env, Path(picture), seed)
     device = next(model.parameters()).device
-    first: list[float] = []
+    played = EpisodeReturns()
     if video is not None:
         try:
-            first = [_record_episode(model, env, Path(video), seed, device)]
+            played.add(*_record_episode(model, env, Path(video), seed, device))
         except Exception as error:  # noqa: BLE001  a renderer or a codec may raise anything
             why = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
             notify(f"no video {video}: {' '.join(why.split())}")
-            first = _evaluator(env, 1, device)(model, seed)
-    remaining = episodes - len(first)
-    return first + _evaluator(env, remaining, device)(model, seed + 1) if remaining else first
+            evaluator = _evaluator(env, 1, device)
+            played.add(evaluator(model, seed), evaluator.successes)
+    if remaining := episodes - len(played):
+        evaluator = _evaluator(env, remaining, device)
+        played.add(evaluator(model, seed + 1), evaluator.successes)
+    return played
 
 
 def _evaluator(env: dict[str, Any], episodes: int, device: Any) -> PolicyEvaluator:
@@ -215,8 +245,11 @@ def _evaluator(env: dict[str, Any], episodes: int, device: Any) -> PolicyEvaluat
     return PolicyEvaluator(*options, num_envs=env.get("num_envs"))
 
 
-def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, device: Any) -> float:
-    """The return of an episode that is recorded, by the first way of rendering that works."""
+def _record_episode(
+    model: Any, env: dict[str, Any], path: Path, seed: int, device: Any
+) -> tuple[list[float], list[bool]]:
+    """The return of an episode that is recorded, by the first way of rendering that works, and whether it
+    reached its goal, if it has one."""
     *others, last = renderers()
     for variables in others:
         try:
@@ -229,14 +262,17 @@ def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, devi
 @torch.no_grad()
 def _record_with(
     variables: dict[str, str], model: Any, env: dict[str, Any], path: Path, seed: int, device: Any
-) -> float:
+) -> tuple[list[float], list[bool]]:
     returns: list[float] = []
+    successes: list[bool] = []
 
     def frames() -> Iterator[np.ndarray]:
         actor = Actor(model, envs, device)
         yield _crop_to_even(envs.render())
         while not returns:  # the env's episodes have a limit
-            returns.extend(envs.step(actor.greedy_action()).returns)
+            step = envs.step(actor.greedy_action())
+            returns.extend(step.returns)
+            successes.extend(step.successes)
             if not returns:  # after the last step the env has been reset
                 yield _crop_to_even(envs.render())
 
@@ -255,7 +291,7 @@ def _record_with(
                 write_video(new, frames(), envs.render_fps)
         finally:
             envs.close()
-    return returns[0]
+    return returns[:1], successes[:1]
 
 
 def _crop_to_even(frame: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchstone.engine.device import select_device
 from torchstone.envs import atari
+from torchstone.envs.hindsight import make_hindsight
 from torchstone.envs.make import check_spaces
 from torchstone.envs.replay_buffer import ReplayBuffer, Transitions
 from torchstone.envs.replay_stream import PrioritizedSampler, ReplayBatch, ReplayConfig, ReplayStream
@@ -45,8 +46,8 @@ def make_stream(
     sample_size: int | None = None,
     keep_terminal: bool = False,
 ) -> ReplayStream:
-    """The recipe's envs and replay buffer; `n_step`, `clip_rewards`, `per_alpha` and `per_beta` are optional
-    fields.
+    """The recipe's envs and replay buffer; `n_step`, `clip_rewards`, `per_alpha`, `per_beta` and `her_k` are
+    optional fields.
 
     Args:
         sample_size: transitions of an update, if not `gradient_steps` × `batch_size`.
@@ -63,6 +64,11 @@ def make_stream(
             f"a replay buffer of {recipe.buffer_size} steps cannot hold the {recipe.num_steps} × "
             f"{recipe.num_envs} that are taken between updates"
         )
+    her_k = getattr(recipe, "her_k", 0)
+    if her_k < 0:
+        raise BadInput(f"her_k is how many goals in hindsight for one of its own, 0 for none, not {her_k}")
+    if her_k and recipe.n_step > 1:
+        raise BadInput(f"hindsight replay is of single steps: --n-step 1, not {recipe.n_step}")
     envs = common.make_envs(recipe)
     action = torch.zeros((), dtype=torch.int64)
     if model_config["continuous"]:
@@ -79,7 +85,7 @@ def make_stream(
         envs.observation.dtype,
         action,
         is_stacked=is_stacked,
-        keep_terminal=keep_terminal,
+        keep_terminal=keep_terminal or her_k > 0,
         device=device,
     )
     config = ReplayConfig(
@@ -95,7 +101,14 @@ def make_stream(
         beta = linear_schedule(recipe.per_beta, 1.0, recipe.updates)
         sampler = PrioritizedSampler(buffer.num_rows, recipe.per_alpha, beta)
     return ReplayStream(
-        explorer, envs, buffer, config, action_scale=action_scale, sampler=sampler, seed=recipe.seed
+        explorer,
+        envs,
+        buffer,
+        config,
+        action_scale=action_scale,
+        sampler=sampler,
+        hindsight=make_hindsight(envs, buffer, her_k) if her_k else None,
+        seed=recipe.seed,
     )
 
 
