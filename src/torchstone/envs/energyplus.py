@@ -24,6 +24,7 @@ import calendar
 import datetime
 import functools
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
@@ -34,7 +35,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from torchstone.data.download import fetch_archive
 from torchstone.envs.energyplus_process import EnergyPlusProcess
 from torchstone.envs.make import gym
 from torchstone.errors import BadInput, did_you_mean
@@ -380,7 +380,8 @@ def read_files(name: str, split: str) -> Files:
     """
     if name in MODELS:
         library = find_library()
-        with fetch_archive(*SINERGYM) as archive:
+        download = importlib.import_module("torchstone.data.download")  # a room beside this one, by its name
+        with download.fetch_archive(*SINERGYM) as archive:
             weather = [(each, archive.read(f"sinergym/data/weather/{each}.epw")) for each in WEATHER[split]]
             return Files(library, archive.read(MODELS[name]), tuple(weather))
     folder = Path(name).expanduser()
