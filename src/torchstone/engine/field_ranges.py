@@ -55,7 +55,8 @@ NAMES = {
     "captioner_steps captioner_batch_size "
     "autoencoder_steps "
     "pairs embed test_samples "
-    "semantic_steps coarse_steps fine_steps lm_batch_size",
+    "semantic_steps coarse_steps fine_steps lm_batch_size "
+    "samples",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "cycle_weight identity_weight l1_weight pool_size r1_weight path_weight ada_images "
@@ -69,7 +70,8 @@ NAMES = {
     "kl_tolerance commitment_weight importance_samples ortho_weight l1_decay grad_noise lr_patience "
     "eval_prompts "
     "kl_weight "
-    "lookahead logit_penalty hypernet",
+    "lookahead logit_penalty hypernet "
+    "her_k",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
     "rl_lr sl_lr target_kl init_alpha model_lr vae_lr rnn_lr prior_lr max_grad_value "

@@ -227,7 +227,7 @@ ppo: PPO, 2017. Schulman, Wolski, Dhariwal et al., arXiv:1707.06347
         smoke
 dqn: DQN, 2015. Mnih, Kavukcuoglu, Silver et al., Nature 518:529
     variants: dqn dqn_nature dqn_2013 dqn_dueling
-    recipes: cartpole acrobot pong nature smoke
+    recipes: cartpole acrobot traffic pong nature smoke
 ddpg: DDPG, 2015. Lillicrap, Hunt, Pritzel et al., arXiv:1509.02971
     variants: ddpg ddpg_paper
     recipes: pendulum paper halfcheetah smoke
@@ -236,7 +236,7 @@ td3: TD3, 2018. Fujimoto, van Hoof and Meger, arXiv:1802.09477
     recipes: pendulum halfcheetah smoke
 sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.05905
     variants: sac
-    recipes: pendulum halfcheetah cooling smoke
+    recipes: pendulum halfcheetah reacher reacher_her pusher cooling smoke
 l2d: L2D, 2020. Zhang, Song, Cao et al., arXiv:2010.12621, arXiv:2010.16011
     variants: l2d
     recipes: lawrence smoke

@@ -27,12 +27,16 @@ CLAIM = Claim(
 SIZE = 14
 
 
-class BlindGate(SqueezeExcitation):
+class BlindGate(nn.Module):
     """A gate of the same parameters that sees nothing of the image: one factor for each channel."""
 
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.se = SqueezeExcitation(channels, squeezed)
+
     def forward(self, x: Tensor) -> Tensor:
-        z = x.new_zeros(1, x.shape[1], 1, 1)
-        return x * self.gate(self.fc2(self.activation(self.fc1(z))))
+        se, z = self.se, x.new_zeros(1, x.shape[1], 1, 1)
+        return x * se.gate(se.fc2(se.activation(se.fc1(z))))
 
 
 def blind_block(*sizes: int) -> nn.Module:

@@ -83,8 +83,8 @@ def judge(rows: list[Row]) -> Verdict:
         return [row[name]["gain"] for row in rows]
 
     mean = {name: sum(column(name)) / len(rows) for name in ARMS}
-    kept = [row[DISTILLED]["gain"] / row[TEACHER]["gain"] for row in rows]
-    share = paired("share of the gain that is kept, less 0.9", kept, [0.9] * len(rows))
+    ratios = [row[DISTILLED]["gain"] / row[TEACHER]["gain"] for row in rows]
+    share = paired("share of the gain that is kept, less 0.9", ratios, [0.9] * len(rows))
     control = paired("gain, distilled − alone", column(DISTILLED), column(ALONE))
     targets = paired("gain, distilled − layers alone", column(DISTILLED), column(LAYERS))
     finding = "nats a letter gained: " + ", ".join(

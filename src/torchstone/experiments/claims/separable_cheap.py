@@ -83,7 +83,7 @@ def judge(rows: list[Row]) -> Verdict:
     def mean(name: str, key: str) -> float:
         return sum(column(name, key)) / len(rows)
 
-    kept = paired("test accuracy, separable − full", column(SEPARABLE, "accuracy"), column(FULL, "accuracy"))
+    accuracy_gap = paired("test accuracy, separable − full", column(SEPARABLE, "accuracy"), column(FULL, "accuracy"))
     control = paired(
         "test accuracy, separable − full, as cheap", column(SEPARABLE, "accuracy"), column(NARROW, "accuracy")
     )
@@ -93,8 +93,8 @@ def judge(rows: list[Row]) -> Verdict:
     slower = paired("share of the time − share of the products", shares, [products] * len(rows))
     figures = ", ".join(f"{name} {mean(name, 'accuracy'):.3f}" for name in ARMS)
     finding = f"with {products:.0%} of the products and {share:.0%} of the time test accuracy is {figures}"
-    tests = [kept, control, slower]
-    if not (kept.margin is not None and kept.mean - kept.margin > -TOLERANCE):
+    tests = [accuracy_gap, control, slower]
+    if not (accuracy_gap.margin is not None and accuracy_gap.mean - accuracy_gap.margin > -TOLERANCE):
         return Verdict("not seen here", finding, tests)
     if not control.is_above_zero:
         return Verdict("not seen here", f"narrow full convolutions do as well: {finding}", tests)

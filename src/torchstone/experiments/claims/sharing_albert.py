@@ -95,8 +95,8 @@ def judge(rows: list[Row]) -> Verdict:
     def mean(name: str, key: str) -> float:
         return sum(column(name, key)) / len(rows)
 
-    kept = [row[SHARED]["gain"] / row[OWN]["gain"] for row in rows]
-    share = paired("share of the gain that is kept, less 0.9", kept, [0.9] * len(rows))
+    ratios = [row[SHARED]["gain"] / row[OWN]["gain"] for row in rows]
+    share = paired("share of the gain that is kept, less 0.9", ratios, [0.9] * len(rows))
     control = paired("gain, one layer three times − once", column(SHARED, "gain"), column(ONE, "gain"))
     finding = (
         f"with {mean(SHARED, 'parameters') / mean(OWN, 'parameters'):.0%} of the parameters one layer used "

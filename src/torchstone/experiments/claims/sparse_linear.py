@@ -32,7 +32,7 @@ LENGTHS = (256, 1024, 4096)
 HEADS, WIDTH, WINDOW, FEATURES = 4, 32, 32, 64  # the window is on each side
 QUALITY_LENGTH = 512
 NEAR = 16  # tokens
-KEPT = 0.5  # relative squared error up to which an output is kept
+FAITHFUL = 0.5  # relative squared error up to which an output is kept
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ def judge(rows: list[Row]) -> Verdict:
     conditions = []
     if any(not each.is_below_zero for each in short):
         conditions.append("texts are long")
-    if not all(error[n][kind] < KEPT for n in cheaper for kind in ("near", "far")):
-        near = [n for n in cheaper if error[n]["near"] < KEPT]
+    if not all(error[n][kind] < FAITHFUL for n in cheaper for kind in ("near", "far")):
+        near = [n for n in cheaper if error[n]["near"] < FAITHFUL]
         conditions.append(
             f"what is looked for is near ({', '.join(near)})" if near else "their quality is not asked for"
         )
