@@ -83,7 +83,8 @@ def judge(rows: list[Row]) -> Verdict:
     def mean(name: str, key: str) -> float:
         return sum(column(name, key)) / len(rows)
 
-    accuracy_gap = paired("test accuracy, separable − full", column(SEPARABLE, "accuracy"), column(FULL, "accuracy"))
+    values = column(SEPARABLE, "accuracy"), column(FULL, "accuracy")
+    accuracy_gap = paired("test accuracy, separable − full", *values)
     control = paired(
         "test accuracy, separable − full, as cheap", column(SEPARABLE, "accuracy"), column(NARROW, "accuracy")
     )
