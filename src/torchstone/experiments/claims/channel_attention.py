@@ -40,7 +40,7 @@ class BlindGate(nn.Module):
 
 
 def blind_block(*sizes: int) -> nn.Module:
-    block = senet.BasicBlock(*sizes, option="A", min_squeezed=4)
+    block: Any = senet.BasicBlock(*sizes, option="A", min_squeezed=4)
     block.se = BlindGate(block.outputs, block.se.fc1.out_channels)
     return block
 
