@@ -158,6 +158,15 @@ def test_measure_reads_every_token(monkeypatch):
         rnn_language_model.measure(net, ids[:1], 1)
 
 
+def test_measure_has_no_dropout_and_puts_training_back():
+    torch.manual_seed(0)
+    net = SequenceModel(lstm.CELL, 7, 7, tokens=True, hidden=6, layers=2, dropout=0.5)
+    ids = torch.randint(7, (103,))
+    wanted = rnn_language_model.measure(net.eval(), ids, 206)
+    assert rnn_language_model.measure(net.train(), ids, 206) == wanted
+    assert all(module.training for module in net.modules())
+
+
 def test_next_token_adapter_state_equals_full_context():
     torch.manual_seed(0)
     for module in (rnn, lstm, gru):
