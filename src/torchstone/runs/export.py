@@ -101,7 +101,7 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
         raise BadInput(
             f"{system} generates from noise, while a file takes an image or a row: use torchstone sample"
         )
-    if metadata["task"] in ("play", "cards", "team", "riddle", "iterated"):
+    if metadata["task"] in ("play", "cards", "team", "riddle", "iterated", "job_shop"):
         raise BadInput(
             f"{system} acts in an environment, while a file takes an image or a row: use torchstone play"
         )

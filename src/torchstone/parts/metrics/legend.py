@@ -359,7 +359,7 @@ OF_SYSTEMS = {
         "cross-entropy in nats of classes, standardized squared error of numbers",
         "lower",
     ),
-    **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "trpo", "ppo")},
+    **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "trpo", "ppo", "l2d")},
     ("mappo", "loss"): _POLICY_LOSS,
     ("trpo", "kl"): Legend("divergence of the new policy from the old", "nats per step"),
     **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg", "td3", "sac", "mbpo", "maddpg")},

@@ -136,7 +136,7 @@ RECIPES = {
         buffer_size=50_000,
         target_update_interval=63,
         final_epsilon=0.1,
-        exploration_steps=8000,
+        exploration_steps=12_000,
         total_timesteps=99_000,
     ),
     # torchstone train dqn/traffic   30,016 decisions, 53 hours of traffic, 2 minutes of one core; a vehicle

@@ -64,6 +64,7 @@ from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.plots.gantt import draw_gantt
 from torchstone.systems import Variant
+from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -83,7 +84,8 @@ class Recipe:
     test_samples: int = 64  # schedules of an instance in the test, of which the shortest counts
     delay: float = 0.0  # waiting of a machine that is allowed: 0 non-delay schedules, 1 all active ones
     ent_coef: float = 0.0  # entropy bonus coefficient
-    lr: float = 2e-3  # learning rate of Adam
+    optimizer: VectorOptimizer = "adam"  # optimizer
+    lr: float = 2e-3  # learning rate
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float = 1.0  # gradient clipping: largest norm
     steps: int = 100  # updates
@@ -373,7 +375,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     step = FlatGradientUpdate(
         lambda batch: loss(model, batch, recipe.ent_coef),
         model,
-        partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+        vector_optimizer(recipe.optimizer, recipe.lr),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=linear_schedule(1.0, 0.0, recipe.steps) if recipe.anneal_lr else None,
     )
