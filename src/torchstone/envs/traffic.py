@@ -18,9 +18,7 @@ since, and they are played again.
 
 import hashlib
 import importlib.metadata
-import importlib.util
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +27,7 @@ import numpy as np
 from torchstone.envs.make import gym
 from torchstone.envs.sumo_process import YELLOW, Detectors, Scenario, Signal, SumoProcess, is_installed
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.parts.optional_imports import package_folder
 
 PREFIX = "sumo:"
 INSTALL = "pip install 'torchstone[traffic]'"
@@ -132,17 +131,20 @@ def traffic(spec: str, render_mode: str | None = None, engine: Callable[[], Engi
             size = len(self.timer.greens) + 1 + 4 * len(self.signal.lanes)
             self.observation_space = gymnasium.spaces.Box(0, np.inf, (size,), np.float32)
             self.action_space = gymnasium.spaces.Discrete(len(self.timer.greens))
-            self.seconds = seconds = int(self.scenario.end - self.scenario.begin)
+            seconds = int(self.scenario.end - self.scenario.begin)
             self._max_episode_steps = -(-seconds // DECISION)  # as Gymnasium's wrapper states it
             self.episode_seed, self.actions = 0, []
-            self.cost = self.last_cost = 0.0  # s, summed over the seconds of this episode and of the last
+            self.cost, self.last_waiting = 0.0, 0.0  # s: summed over this episode's, mean over the last one's
             self.detectors: Any = None
             self.identity = identity(config, seconds) if is_sumo else {"seconds": {"episode": seconds}}
 
         def reset(self, *, seed: int | None = None, options: Any = None):
             super().reset(seed=seed)
             self.episode_seed, self.actions = int(self.np_random.integers(2**31)), []
-            self.last_cost, self.cost = self.cost, 0.0
+            if self.detectors is not None:
+                elapsed = self.detectors.time - self.scenario.begin
+                self.last_waiting = self.cost / max(elapsed, 1.0)
+            self.cost = 0.0
             return self._begin(), {}
 
         def _begin(self) -> np.ndarray:
@@ -173,9 +175,7 @@ def traffic(spec: str, render_mode: str | None = None, engine: Callable[[], Engi
 
         def last_episode(self) -> dict[str, float]:
             """Seconds that a vehicle has been standing, mean over the episode before this one."""
-            return {"waiting": self.last_cost / self.seconds}
-
-        summarize = staticmethod(means)
+            return {"waiting": self.last_waiting}
 
         def render(self):
             from torchstone.envs.traffic_frame import draw_intersection
@@ -194,11 +194,6 @@ def traffic(spec: str, render_mode: str | None = None, engine: Callable[[], Engi
 def make(name: str, render_mode: str | None = None) -> Any:
     """The environment `sumo:NAME`; see `traffic`."""
     return traffic(f"{PREFIX}{name}", render_mode)
-
-
-def means(episodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over episodes."""
-    return {name: math.fsum(each[name] for each in episodes) / len(episodes) for name in episodes[0]}
 
 
 def find_scenario(spec: str) -> Path:
@@ -224,9 +219,9 @@ def find_scenario(spec: str) -> Path:
 
 def known_scenarios() -> Iterator[tuple[str, Path]]:
     """Those of RESCO in sumo-rl's wheel, which is not imported: it wants to be told where SUMO is."""
-    package = importlib.util.find_spec("sumo_rl")
-    for folder in package.submodule_search_locations or () if package else ():
-        for config in sorted((Path(folder) / "nets" / "RESCO").glob("*/*.sumocfg")):
+    folder = package_folder("sumo_rl")
+    if folder is not None:
+        for config in sorted((folder / "nets" / "RESCO").glob("*/*.sumocfg")):
             yield config.parent.name, config
 
 

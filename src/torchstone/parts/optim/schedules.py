@@ -42,24 +42,13 @@ def one_cycle(
     step: int, steps: int, rise: float = 0.3, initial: float = 1 / 25, final: float = 1 / 25 / 1e4
 ) -> float:
     """Half a cosine up from `initial` to 1 over the share `rise` of the steps, and down to `final` at the
-    last (Smith and Topin 2017, arXiv:1708.07120, as torch has it by default). The momentum goes
-    the other way, see `one_cycle_momentum`.
+    last (Smith and Topin 2017, arXiv:1708.07120, as torch has it by default). With both 0 it is
+    the share of its fall by which the momentum is lower (Smith 2018, arXiv:1803.09820, section 4.3).
     """
     top, last = rise * steps - 1, steps - 1
     if step <= top:
         return cosine_between(initial, 1.0, step / top)
     return cosine_between(1.0, final, min(1.0, (step - top) / (last - top)))
-
-
-def one_cycle_momentum(
-    step: int, steps: int, rise: float = 0.3, highest: float = 0.95, lowest: float = 0.85
-) -> float:
-    """The momentum beside `one_cycle`'s rate: half a cosine down to `lowest` where that is highest, and back
-    (Smith 2018, arXiv:1803.09820, section 4.3)."""
-    top, last = rise * steps - 1, steps - 1
-    if step <= top:
-        return cosine_between(highest, lowest, step / top)
-    return cosine_between(lowest, highest, min(1.0, (step - top) / (last - top)))
 
 
 def cosine_between(start: float, end: float, share: float) -> float:

@@ -172,8 +172,8 @@ RECIPES = {
         lr=5e-4,
         total_timesteps=61_440,
     ),
-    # torchstone train ppo/treatment   sepsis in intensive care, a table of preferences; three minutes.
-    # After half of its steps, with an entropy bonus of 0.02: survival 0.848 (seed 0; clinicians 0.782)
+    # torchstone train ppo/treatment   sepsis in intensive care, a table of preferences; three minutes;
+    # exact survival 0.857 (seed 0), where clinicians have 0.782 and the optimum 0.875
     "treatment": replace(
         CARTPOLE,
         data="ICU-Sepsis-v2",

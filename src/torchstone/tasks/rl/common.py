@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,7 @@ from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv, gives_success
 from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
-from torchstone.tasks.rl import treatment
-from torchstone.tasks.rl.applications import application
+from torchstone.tasks.rl.applications import application, known_tables
 from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, play, record_env
 from torchstone.tasks.rl.goals import draw_goals
 from torchstone.tasks.rl.storage import check_rollout_memory
@@ -220,7 +220,8 @@ def make_run(
         )
 
     use = application(recipe.data)
-    has_success = use is None and gives_success(recipe.data, tuple(recipe.wrappers))
+    has_goals = use is None and envs_of(stream).goals is not None
+    has_success = has_goals and gives_success(recipe.data, tuple(recipe.wrappers))
 
     def report(folder: Path) -> None:
         if use is not None:
@@ -237,8 +238,8 @@ def make_run(
     def validate_all() -> dict[str, float]:
         return full_validator.measure(model, VALIDATION)
 
-    if treatment.is_known(model, recipe.data, recipe.wrappers, recipe.max_episode_steps):
-        return _treatment_run(model, recipe, stream, update, state, metadata)
+    if (tables := known_tables(model, env)) is not None:
+        return _run_of_tables(tables, model, recipe, stream, update, state, metadata)
     return Run(
         stream=stream,
         update=update,
@@ -254,7 +255,8 @@ def make_run(
     )
 
 
-def _treatment_run(
+def _run_of_tables(
+    tables: ModuleType,
     model: nn.Module,
     recipe: Any,
     stream: Any,
@@ -264,21 +266,21 @@ def _treatment_run(
 ) -> Run:
     """A Run whose test is exact, and whose validation simulates patients: the weights are not chosen by the
     tables that test them."""
-    batch, patients = recipe.num_envs * getattr(recipe, "num_steps", 1), treatment.PATIENTS
-    metadata["data"] += "; its tables are known, those of the package icu-sepsis"
+    batch, patients = recipe.num_envs * getattr(recipe, "num_steps", 1), tables.PATIENTS
+    metadata["data"] += f"; its tables are known, those of {tables.TABLES}"
     metadata["evaluation"] = (
         f"validation simulates {patients:,} patients, and the test is exact; off-policy estimates are of "
-        f"{treatment.CLINICIANS_EPISODES:,} episodes of the clinicians' policy"
+        f"{tables.CLINICIANS_EPISODES:,} episodes of the clinicians' policy"
     )
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: treatment.simulated_return(model, VALIDATION),
+        evaluate=lambda: tables.simulated_return(model, VALIDATION),
         best_metric="return",
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
         examples=Examples(batch, None, patients, "environment steps"),
-        test=lambda: treatment.exact_metrics(model, TEST),
-        report=lambda folder: treatment.draw(model, folder / "treatment.png", TEST),
+        test=lambda: tables.exact_metrics(model, TEST),
+        report=lambda folder: tables.report(model, metadata["env"], folder, TEST),
         metadata=metadata,
     )

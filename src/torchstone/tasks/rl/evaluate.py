@@ -24,8 +24,7 @@ from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.old_keys import with_new_names
-from torchstone.tasks.rl import treatment
-from torchstone.tasks.rl.applications import application
+from torchstone.tasks.rl.applications import application, known_tables
 
 VALIDATION, TEST = 10_007, 20_011  # seeds, the same for every run, so that all play the same episodes
 TRAINING_WRAPPERS = ("SignReward", "EpisodicLife")  # make learning easier, and change the returns
@@ -41,8 +40,8 @@ class PolicyEvaluator:
     short ones count as much as long.
 
     Called with a network and a seed, it gives the returns, env by env. What an environment says of its last
-    episode beside the return (`last_episode() -> numbers`, of which its `summarize` makes metrics) is in
-    `episodes_measured`; `successes` says of each whether it ended at its goal, where there are goals.
+    episode beside the return (`last_episode() -> numbers`) is in `episodes_measured`, for means, and what its
+    `derive` makes of these; `successes` says of each whether it ended at its goal, where there are goals.
     """
 
     def __init__(
@@ -119,7 +118,10 @@ class PolicyEvaluator:
         if self.successes:
             metrics["success_rate"] = sum(self.successes) / len(self.successes)
         if self.episodes_measured:
-            metrics |= self._make_envs().backend.envs[0].unwrapped.summarize(self.episodes_measured)
+            episodes = self.episodes_measured
+            means = {name: math.fsum(each[name] for each in episodes) / len(episodes) for name in episodes[0]}
+            env = self._make_envs().backend.envs[0].unwrapped
+            metrics |= means | (env.derive(means) if hasattr(env, "derive") else {})
         return metrics
 
 
@@ -162,8 +164,8 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     env = trained if held_out else {**trained, "spec": data}
     _check_same_spaces(trained, env)
     _check_network_fits(metadata, env)
-    if treatment.is_known(model, env["spec"], env["wrappers"], env["max_episode_steps"]):
-        return treatment.exact_metrics(model, TEST)
+    if (tables := known_tables(model, env)) is not None:
+        return tables.exact_metrics(model, TEST)
     device = next(model.parameters()).device
     return _evaluator(env, env["episodes"], device).measure(model, TEST, std=True)
 

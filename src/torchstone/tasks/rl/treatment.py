@@ -1,7 +1,7 @@
 """An agent that treats sepsis, beside the clinicians and the optimum: exact values from the known tables, and
 what 1,000 episodes of clinicians would have said of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torchstone.parts.rl.off_policy_evaluation import (
 from torchstone.parts.rl.tabular_mdp import Policy, sample_episodes
 from torchstone.plots.treatment import draw_treatment
 
+TABLES = "the package icu-sepsis"
 PATIENTS = 4000  # simulated, of a validation
 CLINICIANS_EPISODES = 1000  # from which the agent is estimated
 RESAMPLES = 1000  # of these episodes, for intervals
@@ -31,10 +32,10 @@ SOFA_BOUNDS = (5.0, 10.0)  # between mild, moderate and severe
 SEVERITY = ("SOFA below 5", "SOFA 5 to 10", "SOFA above 10")
 
 
-def is_known(model: Any, spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> bool:
+def is_known(model: Any, env: Mapping[str, Any]) -> bool:
     """Whether an agent's value follows from known tables: of this environment as it is, for a policy that has
     no memory."""
-    is_plain = spec == ENV_ID and not wrappers and max_episode_steps is None
+    is_plain = env["spec"] == ENV_ID and not env["wrappers"] and env["max_episode_steps"] is None
     return is_plain and not hasattr(model, "initial_state")
 
 
@@ -101,7 +102,7 @@ def severity_groups(sofa: Float64[Tensor, " states"]) -> list[Tensor]:
 
 def report(model: Any, env: dict[str, Any], folder: Path, seed: int) -> None:
     """The picture of a run, where its agent's values are known."""
-    if is_known(model, env["spec"], env["wrappers"], env["max_episode_steps"]):
+    if is_known(model, env):
         draw(model, folder / "treatment.png", seed)
 
 
@@ -110,7 +111,7 @@ def picture(model: Any, env: dict[str, Any], file: Path, seed: int) -> None:
     Raises:
         BadInput: the agent's values are not known.
     """
-    if not is_known(model, env["spec"], env["wrappers"], env["max_episode_steps"]):
+    if not is_known(model, env):
         raise BadInput(f"a picture of {ENV_ID} is of an agent without memory, wrappers or another time limit")
     draw(model, file, seed)
 
