@@ -308,12 +308,12 @@ def test_the_engine_is_exact_and_keeps_its_set_points():
     env, _ = make_env(f"{SPEC}:test", (), None)
     env.reset(seed=1)
     for zone in (22.0, 26.0):
-        for _ in range(12):
+        for _ in range(40):  # at night the servers warm a zone slowly
             *_, info = env.step(np.array([zone, 12.0]))
         reading = info["reading"]
         print(zone, reading)
-        assert abs(reading.east - zone) < 0.3
-        assert 15e3 > reading.power - 0.2 * reading.it_power > -20e3
+        assert abs(reading.east - zone) < 0.1
+        assert 0 < reading.power < reading.it_power
     env.close()
 
 

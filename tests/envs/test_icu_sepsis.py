@@ -125,7 +125,7 @@ def test_published_values():
 def test_the_same_seed_gives_the_packages_own_episodes(monkeypatch):
     """Its environment itself, step by step; the old Gym that it imports is not needed for that."""
     gym = types.ModuleType("gym")
-    gym.Env, gym.ActionWrapper, gym.Wrapper = object, object, object
+    gym.Env, gym.ActionWrapper, gym.Wrapper, gym.Space = object, object, object, object
     gym.spaces = types.SimpleNamespace(Discrete=object, MultiDiscrete=object, Box=object)
     registration = types.ModuleType("gym.envs.registration")
     registration.register = lambda **kwargs: None

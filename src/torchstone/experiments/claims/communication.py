@@ -12,14 +12,14 @@ CLAIM = Claim(
     "communication",
     "Protocols emerge between agents that learn together.",
     "Foerster et al. 2016",
-    "The switch riddle of three prisoners, 500 updates of 64 games: the return over that of someone who "
+    "The switch riddle of three prisoners, 1,200 updates of 64 games: the return over that of someone who "
     "knows everything, on all courses of days, of DIAL, whose messages pass gradients, and of silent "
     "agents. A seed has found a protocol whose return is at least 0.8 of that.",
     "The very networks of DIAL with the light bulb cut off must fall to what silent agents have: else it "
     "is not the messages.",
-    minutes=2.5,
+    minutes=5,
 )
-RECIPE = replace(dial.SWITCH, steps=500)
+RECIPE = dial.SWITCH
 FOUND = 0.8  # of the oracle's return
 
 
