@@ -45,6 +45,42 @@ def test_dispatching_equals_plain_loops(jobs, machines):
         assert found.makespan[number] >= shops.lower_bounds()[number]
 
 
+def test_lower_bound_is_the_busiest_machine_s_where_that_is_longer():
+    # three jobs of one machine each in turn: no job is longer than 9, and machine 0 works 15
+    shop = parse_shop("0 5 1 4\n0 5 1 1\n0 5 1 1", "bound")
+    assert shop.machine_loads().tolist() == [[15.0, 6.0]]
+    assert shop.lower_bounds().tolist() == [15.0]
+
+
+def test_a_candidate_that_begins_at_the_first_end_is_no_rival():
+    """Giffler and Thompson's conflict set has what begins before the end, not at it."""
+    floor = Floor(parse_shop("0 3 1 1\n1 3 0 1\n0 1 1 1", "tie"))
+    floor.dispatch(torch.tensor([1]))  # job 1 is ready for machine 0 at 3, when job 0 would end there
+    assert floor.earliest.tolist() == [[0.0, 3.0, 0.0]]
+    floor.dispatch(torch.tensor([2]))
+    floor.next[0, 2] = 2  # job 2 leaves: jobs 0 (from 1 to 4) and 1 (from 3 to 4) are rivals
+    floor._look()
+    assert floor.active().tolist() == [[True, True, False]]
+    floor.job_ready[0, 1] = 4.0  # and not where it begins as the other ends
+    floor._look()
+    assert floor.active().tolist() == [[True, False, False]]
+
+
+def test_work_and_load_are_what_is_not_dispatched_yet():
+    shops, order = shops_of(4, 3), random_order(4, 3, 3, 2)
+    floor = Floor(shops)
+    for step in range(12):
+        remaining = torch.arange(3) >= floor.next[..., None]
+        assert torch.equal(floor.work, (shops.duration * remaining).sum(2))
+        load = torch.zeros(3, 3).scatter_add(
+            1, shops.machine.flatten(1), (shops.duration * remaining).flatten(1)
+        )
+        assert torch.equal(floor.load, load)
+        floor.dispatch(order[:, step])
+    assert floor.work.abs().max() == 0
+    assert floor.load.abs().max() == 0
+
+
 def test_rules_equal_plain_loops():
     shops = shops_of(5, 4, 4)
     for number in range(4):

@@ -60,6 +60,13 @@ def test_value_iteration_finds_the_best_of_all_policies():
     assert mdp.expected_return(mdp.deterministic_policy(greedy)) < best - 1e-3
 
 
+def test_terminal_states_are_worth_nothing_whatever_value_is_given():
+    mdp, *_ = random_mdp()
+    value = torch.arange(4, dtype=torch.double) + 1
+    assert torch.equal(mdp.q_values(value), mdp.q_values(value.masked_fill(mdp.is_terminal, 0.0)))
+    assert mdp.q_values(value)[mdp.is_terminal].abs().max() == 0
+
+
 def test_inadmissible_actions_are_not_chosen():
     mdp, _, _ = random_mdp(seed=3)
     _, action = mdp.value_iteration()

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--picture",
         metavar="FILE",
-        help="games: the search for a move, FILE.png; against you for the last move; traffic, cooling: an "
-        "episode",
+        help="games: the search for a move, FILE.png; against you for the last move; traffic, cooling, "
+        "treatment, job shops: a chart of an episode",
     )
     add("--video", metavar="FILE", help="video of the first episode: FILE.mp4 or FILE.gif")
     add("--seed", metavar="N", type=int, help="random seed of the initial states, or of the opponent")
