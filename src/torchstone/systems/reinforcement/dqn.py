@@ -140,7 +140,7 @@ RECIPES = {
         total_timesteps=99_000,
     ),
     # torchstone train dqn/traffic   30,016 decisions, 53 hours of traffic, 2 minutes of one core; a vehicle
-    # waits 0.52 to 0.68 s (5 seeds), where max-pressure has 1.9 and longest queue first 0.5
+    # waits 0.50 to 0.62 s (5 seeds), where max-pressure has 1.9 and longest queue first 0.5
     "traffic": replace(
         CARTPOLE,
         data="sumo:cologne1",
