@@ -143,8 +143,11 @@ def test_tools_claims_writes_record_and_figure(small, tmp_path, monkeypatch):
     assert page.figure_of(NAME).exists()
 
 
-def test_reports_say_that_one_seed_shows_nothing_and_why_there_is_no_record(capsys):
-    reports.print_claim("xavier-he")
+def test_reports_say_that_one_seed_shows_nothing_and_why_there_is_no_record(capsys, monkeypatch, tmp_path):
+    with monkeypatch.context() as without:
+        without.setattr(running, "FOLDER", tmp_path)
+        without.setitem(reports.UNMEASURED, "xavier-he", "not measured yet")
+        reports.print_claim("xavier-he")
     assert "not measured yet" in capsys.readouterr().out
     reports.print_verdict(running.Measurement(NAME, [0], [{k: [-9.0] for k in sigmoid_vanishes.NETWORKS}]))
     assert "one seed: no interval" in capsys.readouterr().out

@@ -217,6 +217,18 @@ def test_compare_band_from_three_seeds(tmp_path, monkeypatch):
     assert words == ["lenet5/digits, 3 seeds: interquartile mean, 95 %", "r0", "r1", "odd"]
 
 
+def test_compare_one_evaluation_of_three_seeds_is_seen(tmp_path, monkeypatch):
+    figures = drawn(monkeypatch)
+    seeds = [make_run(tmp_path / f"s{i}", i, 100, shift=i / 10) for i in range(3)]
+    compare_runs.compare(seeds, tmp_path / "compare.png")
+    for axes in figures[0].axes:
+        (line,), (band,) = axes.lines, axes.collections
+        print(f"{axes.get_title(loc='left')}: {len(line.get_xdata())} points, marker {line.get_marker()}")
+        assert len(line.get_xdata()) == 1
+        assert line.get_marker() == "o"
+        assert band.get_linewidth()[0] > 0
+
+
 def test_compare_numbered_metrics_are_one_panel(tmp_path, monkeypatch):
     figures, folders = drawn(monkeypatch), []
     for number, fade in enumerate((0.5, 0.9)):

@@ -81,10 +81,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     ),
 }
 # those without a record, and why
-UNMEASURED: dict[str, str] = dict.fromkeys(
-    ("xavier-he", "target-stabilizes", "clipping", "off-policy-efficient", "muon-faster"),
-    "a minute or two of one core; not measured yet",
-)
+UNMEASURED: dict[str, str] = {}
 NAMES = tuple(name for names in CHAPTERS.values() for name in names)
 
 

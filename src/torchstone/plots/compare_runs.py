@@ -167,8 +167,12 @@ def _draw(
             if len(group) > 2:
                 grid, values = _aligned(curves)
                 low, high = interval(values)
-                axes.fill_between(grid, low, high, color=look["color"], alpha=0.2, linewidth=0)
-                (line,) = axes.plot(grid, interquartile_mean(values), linewidth=1.8, **look)
+                # a line through one point has no length: it is a marker with its interval
+                alone = len(grid) == 1
+                width = 4 if alone else 0
+                axes.fill_between(grid, low, high, color=look["color"], alpha=0.2, linewidth=width)
+                middle = interquartile_mean(values)
+                (line,) = axes.plot(grid, middle, linewidth=1.8, marker="o" if alone else None, **look)
                 first = table[group[0]]
                 label = f"{first['system']}/{first['recipe']}{SEEDS.format(len(group))}"
             else:
