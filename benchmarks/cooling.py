@@ -1,13 +1,14 @@
 """Data-centre cooling: trained agents beside fixed set-points and rule-based controllers, in weather that training
 never saw.
 
-    python benchmarks/cooling.py RUN [RUN …] [--out runs/cooling] [--sweep-episodes 7]
+    python benchmarks/cooling.py RUN [RUN …] [--out runs/cooling] [--sweep-episodes 14]
 
-First the fixed set-points are swept in the training weather: of the thermostat alone, with the model's own manager
-of the supply air, and of thermostat and supply air. The best of each is the one of least HVAC energy among those
-that are in the band for no less time than 24 °C. It, 24 °C, both rule-based controllers and the runs' agents then
-play the same weeks of the test weather. `cooling.json` has all numbers, `energy.png` the controllers, `week.png` a
-week of the first run. Differences are paired by week; an agent's are means over its seeds.
+First the fixed set-points are swept in the training weather, two days an episode: of the thermostat alone, with the
+model's own manager of the supply air, and of thermostat and supply air. The best of each is the one of least HVAC
+energy among those that are in the band for no less time than 24 °C. It, 24 °C, the rule-based controllers, supply
+reset with the environment's interlock too, and the runs' agents, each in the environment of its training, then play
+the same weeks of the test weather. `cooling.json` has all numbers, `energy.png` the controllers, `week.png` a week of
+the first run. Differences are paired by week; an agent's are means over its seeds.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from torchstone.envs.energyplus import FIXED
+from torchstone.envs.energyplus import FIXED, INTERLOCK
 from torchstone.envs.make import SIDE_BY_SIDE, in_split
 from torchstone.metrics.paired import margin
 from torchstone.plots.cooling import energy_against_band
@@ -30,7 +31,8 @@ from torchstone.tasks.rl.evaluate import TEST, PolicyEvaluator
 SPEC = "energyplus:2zone_datacenter"
 SWEEP = 30_011  # seed of the weeks of the sweep
 THERMOSTATS = (24.0, 20.0, 22.0, 25.0, 25.5, 26.0, 26.5)
-PAIRS = (*itertools.product((20.0, 24.0, 26.8), (12.0, 14.0, 16.0)), (22.0, 12.0), (26.8, 18.0))
+PAIRS = (*itertools.product((24.0, 25.5, 26.8), (12.0, 14.0, 16.0, 16.25)), (20.0, 12.0), (26.8, 18.0))
+RESET = "supply reset (Guideline 36)"
 KEYS = ("hvac_kilowatts", "it_kilowatts", "in_band")
 
 
@@ -70,7 +72,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/cooling"))
-    parser.add_argument("--sweep-episodes", type=int, default=7)
+    parser.add_argument("--sweep-episodes", type=int, default=14)
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--sweep-only", action="store_true", help="stop before the test weather")
     args = parser.parse_args()
@@ -103,14 +105,19 @@ def main() -> None:
             "fixed",
         ),
         "band integral (thermostat)": (BandIntegral(), "rule-based"),
-        "supply reset (Guideline 36)": (SupplyReset(), "rule-based"),
+        RESET: (SupplyReset(), "rule-based"),
+        f"{RESET}, interlock": (SupplyReset(), "rule-based"),
     }
-    controllers |= {run.name: (load_run(run, "cpu")[0], "agent") for run in args.runs}
+    specs = dict.fromkeys(controllers, test)
+    for name in list(controllers)[:2] + list(controllers)[3:4]:
+        specs[name] = thermostat_alone(test)
+    specs[f"{RESET}, interlock"] = in_split(f"{SPEC}:{INTERLOCK}", "test")
+    for run in args.runs:
+        model, metadata, _ = load_run(run, "cpu")
+        controllers[run.name], specs[run.name] = (model, "agent"), in_split(metadata["env"]["spec"], "test")
     found, points = {}, {}
     for name, (controller, kind) in controllers.items():
-        is_thermostat = name.startswith((f"fixed {FIXED:g}", "best fixed thermostat", "band"))
-        spec = thermostat_alone(test) if is_thermostat else test
-        found[name] = weeks(controller, spec, TEST, args.episodes)
+        found[name] = weeks(controller, specs[name], TEST, args.episodes)
         row = mean(found[name])
         points[name] = (row["hvac_kilowatts"], row["in_band"], kind)
         print(line(name, row, mean(found[f"fixed {FIXED:g} °C"])), flush=True)
@@ -129,7 +136,8 @@ def main() -> None:
     )
     energy_against_band(points, "Weeks of weather that training never saw", args.out / "energy.png")
     if args.runs:
-        draw_week(controllers[args.runs[0].name][0], test, TEST + 3, args.out / "week.png")
+        first = args.runs[0].name
+        draw_week(controllers[first][0], specs[first], TEST + 3, args.out / "week.png")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import toy_room
 from toy_room import Room
 
 from torchstone.cli.main import main
@@ -127,6 +128,38 @@ def test_the_thermostat_alone_is_one_action(rooms):
     assert env.action_space.shape == (1,)
     assert rooms().action_space.low.tolist() == [20, 12]
     assert rooms().action_space.high.tolist() == pytest.approx([26.8, 18])
+
+
+def test_the_interlock_bounds_the_supply_air_of_loaded_servers(rooms):
+    most = energyplus.SUPPLY_WHEN_LOADED
+    for load, chosen, carried_out in (
+        (0.7, 18.0, most),
+        (1.0, 18.0, most),
+        (1.0, 12.0, 12.0),
+        (0.69, 18.0, 18.0),
+    ):
+        assert energyplus.interlock([26.0, chosen], READING._replace(load=load)) == [26.0, carried_out]
+    action = np.full((20, 2), (26.0, 18.0), np.float32)
+    for env, expected in ((rooms(has_interlock=True), {most, 18.0}), (rooms(), {18.0})):
+        env.reset(seed=3)
+        loads = [env.reading.load] + [env.step(each)[4]["reading"].load for each in action]
+        # by what was known when the action was chosen
+        supply = [setpoints[1] for setpoints in env.actions]
+        assert set(supply) == expected
+        if len(expected) == 2:
+            assert [each == most for each in supply] == [load >= energyplus.LOADED for load in loads[:-1]]
+
+
+def test_the_interlock_is_of_its_own_environment(monkeypatch):
+    toy_room.install(monkeypatch)
+    for split, steps in (("", energyplus.TRAINING_STEPS), (":validation", 672), (":test", 672)):
+        for name, bounded in ((SPEC, 18.0), (f"{SPEC}:interlock", energyplus.SUPPLY_WHEN_LOADED)):
+            env, limit = make_env(f"{name}{split}", (), None)
+            assert limit == steps
+            env.reset(seed=0)
+            for _ in range(8):
+                env.step(np.array([26.0, 18.0]))
+            assert min(setpoints[1] for setpoints in env.unwrapped.actions) == bounded
 
 
 MODEL = {

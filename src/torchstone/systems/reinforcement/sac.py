@@ -149,7 +149,7 @@ RECIPES = {
     # a data centre's set-points, tested in the weather of other places; pip install 'torchstone[cooling]'
     "cooling": replace(
         PENDULUM,
-        data="energyplus:2zone_datacenter",
+        data="energyplus:2zone_datacenter:interlock",
         num_envs=4,
         num_steps=4,
         gradient_steps=12,
@@ -157,7 +157,7 @@ RECIPES = {
         gamma=0.5,  # what a set-point does is nearly all in the same step
         init_alpha=0.1,
         target_entropy=-4.0,
-        total_timesteps=16_000,
+        total_timesteps=10_000,
         eval_episodes=8,
         record_video=False,
     ),

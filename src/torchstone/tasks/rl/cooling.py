@@ -14,7 +14,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.envs.actor import Actor
-from torchstone.envs.energyplus import FIXED, SUPPLY_LIMITS, WEEK, ZONE_LIMITS, Reading
+from torchstone.envs.energyplus import (
+    FIXED,
+    INTERLOCK,
+    SUPPLY_LIMITS,
+    THERMOSTAT_ALONE,
+    WEEK,
+    ZONE_LIMITS,
+    Reading,
+)
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import cooling as plots
@@ -127,7 +135,7 @@ def draw_week(model: Any, spec: str, seed: int, file: Path) -> None:
 
 def thermostat_alone(spec: str) -> str:
     """The environment in which the supply air is left to the model."""
-    if ":thermostat" in spec:
+    if f":{THERMOSTAT_ALONE}" in spec:
         return spec
-    name, _, split = spec.rpartition(":")
-    return f"{name}:thermostat:{split}"
+    name, _, split = spec.replace(f":{INTERLOCK}", "").rpartition(":")
+    return f"{name}:{THERMOSTAT_ALONE}:{split}"
