@@ -150,8 +150,8 @@ RECIPES = {
         total_timesteps=15_000,
         eval_episodes=100,
     ),
-    # torchstone train sac/cooling   a data centre's set-points, tested in the weather of other places; 16.1 to
-    # 16.4 % less energy than 24 °C, in the band all the time (3 seeds); pip install 'torchstone[cooling]'
+    # torchstone train sac/cooling   a data centre's set-points, tested in the weather of other places; 16.1
+    # to 16.4 % less energy than 24 °C, in the band all the time (3 seeds); pip install 'torchstone[cooling]'
     "cooling": replace(
         PENDULUM,
         data="energyplus:2zone_datacenter:interlock",
