@@ -113,11 +113,11 @@ TWO_STEP = replace(
     eval_episodes=1,
 )
 RECIPES = {
-    # torchstone train qmix   22 s of one core; return -68.6 to -72.2, at random -83.6 (3 seeds)
+    # torchstone train qmix   22 s of one core; return -65.0 to -72.2, at random -83.6 (6 seeds)
     "spread": SPREAD,
     # torchstone train qmix/speaker_listener   unmeasured: not learned in 900 updates
     "speaker_listener": replace(SPREAD, data="pettingzoo:mpe2.simple_speaker_listener_v4"),
-    # torchstone train qmix/independent   the same agents, each learning alone; -72.0 to -72.4 (3 seeds)
+    # torchstone train qmix/independent   the same agents, each learning alone; -69.3 to -74.7 (6 seeds)
     "independent": replace(SPREAD, variant="iql"),
     # torchstone train qmix/two_step   the paper's game, 17 s of one core; return 8; --variant vdn has 7
     "two_step": TWO_STEP,
