@@ -52,7 +52,7 @@ NAMES = {
     "model_hidden ensemble_size num_elites model_interval model_batch_size model_epochs rollouts_per_step "
     "min_rollout_length max_rollout_length model_retain "
     "initial_size level_images lr_period lr_period_mult "
-    "captioner_steps captioner_batch_size "
+    "captioner_steps captioner_batch_size drop_block_size "
     "autoencoder_steps "
     "pairs embed test_samples "
     "semantic_steps coarse_steps fine_steps lm_batch_size "
@@ -86,7 +86,7 @@ NAMES = {
     "synthetic_caption_ratio "
     "pair_probability label_dropout lm_dropout",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change codebook_decay "
-    "revive_below prior_ema_decay swa_start",
+    "revive_below prior_ema_decay swa_start drop_block",
     Range(0, 1, has_low=False): "tau mask_prob lr_decay",
     Range(0, 1, has_low=False, has_high=False): "noise_density quantiles line_search_shrink holdout_ratio",
     Range(2, 256): "pixel_levels",

@@ -10,6 +10,7 @@ from torch import nn
 from torchstone.parts.facts import count_parameters, macs
 from torchstone.parts.optional_imports import import_torchvision
 from torchstone.references.resnet import NaiveResNet, randomize_norms
+from torchstone.runs.recipes import recipe_of
 from torchstone.systems.convolutional.resnet import (
     CIFAR_LAYERS,
     DEPTHS,
@@ -187,3 +188,34 @@ def test_activation_memory_at_most_torchvision():
     theirs = kept_for_backward(import_torchvision().models.resnet50())
     print(f"{ours:,} and {theirs:,} bytes")
     assert 1_000_000 < ours <= theirs
+
+
+@pytest.mark.parametrize("system", ["resnet", "senet", "cbam"])
+def test_drop_block_ramps_with_the_stream_and_drops_in_training_alone(system):
+    """More zeros of the last two stages' blocks at the last update; a run that is resumed there has them too."""
+    runs = {}
+    for share in (0.0, 0.4):
+        fields = {"drop_block": share, "drop_block_size": 2, "device": "cpu"}
+        entry, _, recipe = recipe_of(f"{system}/smoke", fields)
+        runs[share] = next(iter(entry.module().build(recipe)))
+    run, plain = runs[0.4], runs[0.0].state["model"]
+    model: Any = run.state["model"]
+    zeros: dict[str, float] = {}
+    for stage in model.stages:  # these hooks come after DropBlock's; without it the ReLU's zeros
+        block = getattr(model, stage)[0]
+        block.register_forward_hook(
+            lambda _, __, y, stage=stage: zeros.update({stage: (y == 0).double().mean().item()})
+        )
+    stream: Any = run.state["stream"]
+    found = []
+    for update in (0, recipe.steps - 1):
+        stream.load_state_dict({"position": update * recipe.batch_size})
+        images, labels = next(run.stream)
+        run.update((images, labels))
+        found.append(dict(zeros))
+    print(found)
+    first, *last = model.stages
+    assert min(found[1][stage] - found[0][stage] for stage in last) > 0.1
+    assert abs(found[1][first] - found[0][first]) < 0.1
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(plain.eval()(images), model.eval()(images))

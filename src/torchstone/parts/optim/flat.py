@@ -31,7 +31,8 @@ def flat_optimizer(
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
     for p, weights in zip(parameters, vector.data.split(sizes), strict=True):
         p.data = weights.view(p.shape)
-    vector.grad = gradient = torch.zeros_like(vector)
+    vector.grad = torch.zeros_like(vector)
+    slices = [part.view(p.shape) for part, p in zip(vector.grad.split(sizes), parameters, strict=True)]
     optimizer = make_optimizer([vector], **options)
     if compiled:
         update = getattr(optimizer, "update", None)
@@ -39,10 +40,10 @@ def flat_optimizer(
             raise ValueError(f"{type(optimizer).__name__} has no element-wise update to compile")
         setattr(optimizer, "update", torch.compile(update))  # noqa: B010 (an attribute that Optimizer lacks)
 
+    @torch.no_grad()
     def gather(*_: Any) -> None:
-        # into views that backward accumulates in would save this pass, and cost two: clearing and adding
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        torch.cat([part.flatten() for part in parts], out=gradient)
+        # into slices that backward accumulates in would save this pass, and cost two: clearing and adding
+        torch._foreach_copy_(slices, [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
 
     optimizer.register_step_pre_hook(gather)
     return optimizer

@@ -158,7 +158,8 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     arguments = {"zero_init": recipe.zero_init}
-    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published)
+    run = train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published)
+    yield resnet.with_drop_block(run, recipe)
 
 
 # parameters; multiply-accumulates: those of the ResNet, 4C²/r and 2·7²·(locations) per block

@@ -43,6 +43,7 @@ from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.shortcut import shortcut
+from torchstone.parts.dropout import DropBlock
 from torchstone.parts.facts import parameter_facts
 from torchstone.systems import Variant
 from torchstone.tasks.transfer import IMAGENET
@@ -72,6 +73,8 @@ class Recipe:
     )  # optimizer, schedule, precision
     augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
     label_smoothing: float = 0.0  # label smoothing: share of the target that all classes divide
+    drop_block: float = 0.0  # DropBlock in the last two stages: share dropped, from 0 on, at the last update
+    drop_block_size: int = 7  # DropBlock: side of the dropped squares, at most that of the map
     weights: str | None = None  # initial weights: a published file or a run folder
     freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
     seed: int = 0  # random seed of weights, data order and augmentation
@@ -274,11 +277,35 @@ def file_statistics(variant: str, file: WeightFile) -> Statistics:
     return ((0.5,) * 3, (0.5,) * 3) if ".ra4_" in file.architecture else IMAGENET
 
 
+def with_drop_block(run: Run, recipe: Recipe) -> Run:
+    """DropBlock (Ghiasi, Lin and Le 2018, arXiv:1810.12890) of the output of each block of the last two
+    stages, in training; the share rises linearly from 0 to `recipe.drop_block` at the last update.
+
+    The paper drops residual and shortcut apart, and in the stage before the last a quarter as much."""
+    if not recipe.drop_block:
+        return run
+    drop, update = DropBlock(0.0, recipe.drop_block_size), run.update
+    model: Any = run.state["model"]
+    for stage in model.stages[-2:]:
+        for block in getattr(model, stage):
+            # of the block's own mode: an average of the weights is a copy that evaluates meanwhile
+            block.register_forward_hook(lambda block, _, y: drop(y) if block.training else y)
+    last, stream = recipe.steps * recipe.batch_size, run.state["stream"]
+
+    def ramped(batch: Any) -> Any:
+        drop.p = recipe.drop_block * min(1.0, stream.position / last)  # resumed with the stream
+        return update(batch)
+
+    run.update = ramped
+    return run
+
+
 def build(recipe: Recipe) -> Iterator[Run]:
     arguments = {"zero_init": recipe.zero_init}
-    yield train_classifier(
+    run = train_classifier(
         recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
     )
+    yield with_drop_block(run, recipe)
 
 
 # parameters, multiply-accumulates

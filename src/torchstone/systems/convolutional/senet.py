@@ -186,9 +186,10 @@ def file_statistics(variant: str, file: WeightFile) -> Statistics:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     arguments = {"zero_init": recipe.zero_init}
-    yield train_classifier(
+    run = train_classifier(
         recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
     )
+    yield resnet.with_drop_block(run, recipe)
 
 
 # parameters, multiply-accumulates: those of the ResNet and 2C²/r per block
