@@ -121,8 +121,8 @@ class NeuralCodec(nn.Module):
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> "NeuralCodec":
-        """A codec from the fields of `CodecConfig` and of `SEANetConfig`, or with `hop` of `VocosConfig`; they
-        have no name in common with the first."""
+        """A codec from the fields of `CodecConfig` and of `SEANetConfig`, or with `hop` of `VocosConfig`. The
+        first has no name in common with the others."""
         kind = VocosConfig if "hop" in kwargs else SEANetConfig
         network = {each.name for each in fields(kind)}
         # JSON has lists only

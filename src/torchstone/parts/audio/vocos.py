@@ -5,13 +5,14 @@ high-quality audio synthesis", 2023, arXiv:2306.00814: blocks of ConvNeXt at one
 logarithms of magnitudes and phases of each frame, which the inverse transform turns into a sound. The encoder
 here is its mirror image.
 
-    encoder   log(|STFT|² + ε) and the windowed frame itself;  convolution, LayerNorm;  blocks;  LayerNorm;  dim
+    encoder   log(|STFT|² + ε);  convolution, LayerNorm;  blocks;  LayerNorm;  dim
     decoder   convolution, LayerNorm;  blocks;  LayerNorm;  m, p of each bin;  x = ISTFT(e^m · e^{ip})
     block     x + γ ∘ W₂ gelu(W₁ LayerNorm(depthwise convolution(x)))
 
-Frame t is centered on the middle of the `hop` samples that it stands for, and its window covers several hops:
-overlapping frames have to agree on their phases. Costs are those of hundreds of frames a second, not of
-thousands of samples.
+Frame t is centered on the middle of the `hop` samples that it stands for. Its window covers several hops:
+overlapping frames have to agree on their phases. Of a sound's own phases the encoder hears nothing. No code is
+spent on them, and the decoder finds some that fit together, so that a waveform is not followed. Costs are
+those of a hundred frames a second, not of thousands of samples.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torchstone.errors import BadInput
 
 Frames = Float[Tensor, "batch frames width"]
 LEAST_POWER = 1e-5  # ε, added to power before the logarithm
+LOG_SCALE = 4.0  # what logarithms of power are divided by, for numbers of about one
 LARGEST_LOG = 5.0  # of a magnitude: e⁵ is far above what sounds of full scale have
 
 
@@ -85,7 +87,7 @@ def overlap_frames(
     frames: Float[Tensor, "batch frames window"], hop: int
 ) -> Float[Tensor, "batch samples"]:
     """The sound whose windowed frames are nearest to these, in squares: `short_time_frames` undone."""
-    batch, count, window = frames.shape
+    count, window = frames.shape[1:]
     hann = torch.hann_window(window, dtype=frames.dtype, device=frames.device)
     total = (count - 1) * hop + window
 
@@ -138,14 +140,13 @@ class FrameEncoder(nn.Module):
     def __init__(self, config: VocosConfig):
         super().__init__()
         self.config = config
-        self.network = FrameNetwork(config, config.bins + config.window, config.dim, config.encoder_blocks)
+        self.network = FrameNetwork(config, config.bins, config.dim, config.encoder_blocks)
 
     def forward(self, x: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim frames"]:
         frames = short_time_frames(x[:, 0], self.config.window, self.config.hop)
         spectrum = torch.fft.rfft(frames)
         power = (spectrum.real.square() + spectrum.imag.square()) / self.config.window
-        levels = (power + LEAST_POWER).log() / 4  # about one in size
-        return self.network(torch.cat([levels, 4 * frames], -1)).transpose(1, 2)
+        return self.network((power + LEAST_POWER).log() / LOG_SCALE).transpose(1, 2)
 
 
 class VocosDecoder(nn.Module):
