@@ -9,10 +9,10 @@ here is its mirror image.
     decoder   convolution, LayerNorm;  blocks;  LayerNorm;  m, p of each bin;  x = ISTFT(e^m · e^{ip})
     block     x + γ ∘ W₂ gelu(W₁ LayerNorm(depthwise convolution(x)))
 
-Frame t is centered on the middle of the `hop` samples that it stands for. Its window covers several hops:
-overlapping frames have to agree on their phases. Of a sound's own phases the encoder hears nothing. No code is
-spent on them, and the decoder finds some that fit together, so that a waveform is not followed. Costs are
-those of a hundred frames a second, not of thousands of samples.
+Frame t is centered on the middle of the `hop` samples that it stands for. Its window covers several hops, so
+that overlapping frames have to agree on their phases. Of a sound's own phases the encoder hears nothing. No
+code is spent on them, and the decoder finds some that fit together, so that a waveform is not followed. Costs
+are those of a hundred frames a second, not of thousands of samples.
 """
 
 from dataclasses import dataclass
@@ -83,9 +83,7 @@ def short_time_frames(
     return padded.unfold(-1, window, hop) * torch.hann_window(window, dtype=x.dtype, device=x.device)
 
 
-def overlap_frames(
-    frames: Float[Tensor, "batch frames window"], hop: int
-) -> Float[Tensor, "batch samples"]:
+def overlap_frames(frames: Float[Tensor, "batch frames window"], hop: int) -> Float[Tensor, "batch samples"]:
     """The sound whose windowed frames are nearest to these, in squares: `short_time_frames` undone."""
     count, window = frames.shape[1:]
     hann = torch.hann_window(window, dtype=frames.dtype, device=frames.device)

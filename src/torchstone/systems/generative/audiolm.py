@@ -130,24 +130,24 @@ class Recipe:
     tokenizers: str | None = (
         None  # run whose codec, semantic tokens and fine stage are used (default: trained)
     )
-    steps: int = 800  # number of updates of the codec
+    steps: int = 2400  # number of updates of the codec
     batch_size: int = 16  # sounds per update of the codec
-    crop_seconds: float = 0.2  # length of the sounds that the codec is trained on
-    l1_weight: float = 10.0  # weight λ_t of the waveform's absolute error
+    crop_seconds: float = 0.3  # length of the sounds that the codec is trained on
+    l1_weight: float = 0.0  # weight λ_t of the waveform's absolute error
     commitment_weight: float = 0.25  # weight λ_c of the commitment loss
-    codebook_decay: float = 0.99  # decay of the codebooks' moving averages
+    codebook_decay: float = 0.98  # decay of the codebooks' moving averages
     revive_below: float = 0.05  # unused codes: those below this fraction of the average use are moved
-    semantic_steps: int = 400  # number of updates of the semantic stage
-    coarse_steps: int = 400  # number of updates of the coarse stage
-    fine_steps: int = 250  # number of updates of the fine stage
+    semantic_steps: int = 600  # number of updates of the semantic stage
+    coarse_steps: int = 700  # number of updates of the coarse stage
+    fine_steps: int = 700  # number of updates of the fine stage
     lm_batch_size: int = 16  # rows per update of a language model
     lm_lr: float = 3e-3  # peak learning rate of the language models
-    lm_dropout: float = 0.0  # dropout probability of the language models
-    pair_probability: float = 0.3  # probability that a row has two recordings of a speaker, not one
+    lm_dropout: float = 0.1  # dropout probability of the language models
+    pair_probability: float = 0.4  # probability that a row has two recordings of a speaker, not one
     label_dropout: float = 0.2  # probability that a recording's label is replaced by the unknown one
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
-        lr=3e-3,
+        lr=2e-3,
         beta1=0.8,
         beta2=0.99,
         weight_decay=0.01,
@@ -319,8 +319,8 @@ class TokenBlock(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """A decoder-only transformer with T5's relative positions, as in the paper (section IV-C). So what is near
-    is near wherever it stands, in a second recording as in a first.
+    """A decoder-only transformer with T5's relative positions, as in the paper (section IV-C). So what is
+    near is near wherever it stands, in a second recording as in a first.
 
     Each block has biases of its own. Distances up to 31 have one bias each.
 
@@ -985,13 +985,14 @@ CODEC_8KHZ = {
     "sample_rate": 8000,
     "hop": 80,
     "dim": 32,
-    "num_books": 4,
-    "num_codes": 128,
-    "bandwidths": [1.4, 2.8],
+    "num_books": 3,
+    "num_codes": 256,
+    "bandwidths": [0.8, 2.4],
 }
 CODEC_TINY = {
     **CODEC_8KHZ,
     "dim": 8,
+    "num_books": 4,
     "num_codes": 16,
     "width": 32,
     "inner": 64,
@@ -1002,7 +1003,7 @@ CODEC_TINY = {
 VARIANT_CONFIGS: dict[str, dict[str, Any]] = {
     "audiolm_8khz": {
         "codec": CODEC_8KHZ,
-        "sizes": {"semantic_codes": 64},
+        "sizes": {"semantic_codes": 64, "coarse": 1, "fine": 2},
         "lm": {"width": 96, "depth": 3, "small_depth": 2, "heads": 4},
     },
     "audiolm_tiny": {
