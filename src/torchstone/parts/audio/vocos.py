@@ -125,7 +125,7 @@ class FrameNetwork(nn.Module):
         self.blocks = nn.ModuleList([FrameBlock(config, 1 / max(1, blocks)) for _ in range(blocks)])
         self.last = nn.Linear(config.width, outputs)
 
-    def forward(self, x: Frames) -> Frames:
+    def forward(self, x: Float[Tensor, "batch frames inputs"]) -> Float[Tensor, "batch frames outputs"]:
         x = self.first_norm(self.first(x.transpose(1, 2)).transpose(1, 2))
         for block in self.blocks:
             x = block(x)

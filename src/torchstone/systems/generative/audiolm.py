@@ -1008,7 +1008,7 @@ VARIANT_CONFIGS: dict[str, dict[str, Any]] = {
     },
     "audiolm_tiny": {
         "codec": CODEC_TINY,
-        "sizes": {"semantic_codes": 16, "max_tokens": 10},
+        "sizes": {"semantic_codes": 16, "max_tokens": 10, "chunk_tokens": 5},
         "lm": {"width": 16, "depth": 1, "small_depth": 1, "heads": 2},
     },
 }
