@@ -3,7 +3,8 @@
 Paper: Zalán Borsos, Raphaël Marinier, Damien Vincent et al., "AudioLM: a Language Modeling Approach to
 Audio Generation", 2022, arXiv:2209.03143. The codec: Alexandre Défossez, Jade Copet, Gabriel Synnaeve and
 Yossi Adi, "High Fidelity Neural Audio Compression" (EnCodec), 2022, arXiv:2210.13438, after Neil Zeghidour et
-al., "SoundStream: An End-to-End Neural Audio Codec", 2021, arXiv:2107.03312.
+al., "SoundStream: An End-to-End Neural Audio Codec", 2021, arXiv:2107.03312; in our recipes with Vocos' decoder
+(Hubert Siuzdak, 2023, arXiv:2306.00814), which works at the rate of frames.
 
 The idea. A codec turns a sound into a few codes a frame, from which it can be rebuilt, but a language model
 of these babbles: they say how a sound is, not what is spoken. So predict first a much shorter sequence of
@@ -20,7 +21,7 @@ the voice; then, given those, the codes of the others, which hold detail.
                 S_w is a mel spectrogram of window w;  codebooks by moving averages, started by k-means,
                 unused entries moved (`parts/vae/residual_quantizer.py`)
 
-    audiolm_8khz   codec of 8 kHz, hop 64: 125 frames a second, 2 coarse and 2 fine codebooks of 128; 64
+    audiolm_8khz   codec of 8 kHz, hop 80: 100 frames a second, one coarse and two fine codebooks of 256; 64
                    semantic tokens at 25 Hz;  audiolm_tiny for tests
     encodec_24khz, encodec_48khz   the published codec alone: `ts.load` of a transformers folder
 
@@ -31,8 +32,10 @@ false` is the paper's ablation: the coarse stage follows the label at once.
 
 What differs from the paper. Semantic tokens are clusters of log-mel features and their slopes, not of a
 self-supervised network's, which would need pretraining; repetitions are kept, so that a semantic token is
-exactly five frames. The codec has no discriminators. The networks are GPTs with learned positions: semantic
-tokens are padded to a fixed length, so that a frame and its semantic token are always at the same positions.
+exactly four frames. A stage is not given all it depends on at the start of a row: each group of codes follows
+its semantic token, or the coarse codes of its frame, and those of the next group. So what it depends on is
+always as near, and a short training finds it; what lies further ahead is unknown. The codec has no
+discriminators, and its encoder hears powers, not phases.
 """
 
 import math
@@ -176,7 +179,7 @@ RECIPES = {
         crop_seconds=0.15,
         semantic_steps=10,
         coarse_steps=10,
-        fine_steps=60,
+        fine_steps=40,
         lm_batch_size=4,
         lm_lr=1e-2,
         lm_dropout=0.0,
