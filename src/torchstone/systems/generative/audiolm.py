@@ -3,8 +3,8 @@
 Paper: Zalán Borsos, Raphaël Marinier, Damien Vincent et al., "AudioLM: a Language Modeling Approach to
 Audio Generation", 2022, arXiv:2209.03143. The codec: Alexandre Défossez, Jade Copet, Gabriel Synnaeve and
 Yossi Adi, "High Fidelity Neural Audio Compression" (EnCodec), 2022, arXiv:2210.13438, after Neil Zeghidour et
-al., "SoundStream: An End-to-End Neural Audio Codec", 2021, arXiv:2107.03312; in our recipes with Vocos' decoder
-(Hubert Siuzdak, 2023, arXiv:2306.00814), which works at the rate of frames.
+al., "SoundStream: An End-to-End Neural Audio Codec", 2021, arXiv:2107.03312. Our recipes' codec has the
+decoder of Vocos (Hubert Siuzdak, 2023, arXiv:2306.00814), which works at the rate of frames.
 
 The idea. A codec turns a sound into a few codes a frame, from which it can be rebuilt, but a language model
 of these babbles: they say how a sound is, not what is spoken. So predict first a much shorter sequence of
