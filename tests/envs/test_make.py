@@ -1,5 +1,6 @@
 """Environments and wrappers by name: spaces of every kind, other packages' modules, errors of one line."""
 
+import importlib.metadata
 import sys
 import types
 from typing import Any
@@ -12,6 +13,7 @@ from gymnasium import spaces
 
 import torchstone as ts
 from torchstone.cli.main import main
+from torchstone.envs import make
 from torchstone.envs.make import left_out, make_env, reward_number
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
@@ -318,3 +320,25 @@ def test_make_env_reports_what_a_constructor_raises():
     with pytest.raises(BadInput, match="Broken-v0 cannot be made: RuntimeError: no licence") as caught:
         VectorEnv("Broken-v0")
     print(caught.value)
+
+
+def test_make_env_says_what_an_assertion_without_words_asserted(tmp_path, monkeypatch):
+    lines = [
+        "import gymnasium",
+        "class Odd(gymnasium.Env):",
+        "    def __init__(self):",
+        "        assert 3 == 4",
+    ]
+    (tmp_path / "odd_env.py").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"odd_env:Odd cannot be made: AssertionError: assert 3 == 4$"):
+        VectorEnv("odd_env:Odd")
+
+
+@pytest.mark.parametrize(("version", "is_new"), [("3.11.0", False), ("3.12.0", True), ("4.0.0", True)])
+def test_make_env_names_a_mujoco_that_gymnasium_robotics_bears(version, is_new, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    words = make._older_mujoco("gymnasium_robotics:FetchReach-v4")
+    print(words)
+    assert words.endswith("pip install 'torchstone[robotics]'") == is_new
+    assert make._older_mujoco("CartPole-v1") == ""

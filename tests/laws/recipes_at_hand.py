@@ -19,7 +19,7 @@ from torchstone.systems import CATALOGUE
 # what recipes name that is neither bundled nor generated: fetched from a hub, or a folder or file of one's own
 ELSEWHERE = ("hf:", "cifar10", "voc", "jsb-chorales", "fsdd", "ETTh1.csv", "adult")
 ELSEWHERE += ("emoji_artists", "horse2zebra", "facades", "imagenet")
-ELSEWHERE += ("energyplus:", "sumo:", "ICU-Sepsis", "la01-40")
+ELSEWHERE += ("energyplus:", "sumo:", "gymnasium_robotics:", "ICU-Sepsis", "la01-40")
 
 ON_SCREEN = ("Hopper", "HalfCheetah")  # what MuJoCo draws needs one
 

@@ -4,10 +4,12 @@ import ast
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import inspect
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -98,7 +100,8 @@ def make_env(
     except BadInput:
         raise
     except Exception as error:  # a constructor may raise anything
-        raise BadInput(f"{spec} cannot be made: {_first_line(error)}{_newer(spec)}") from error
+        hint = f"{_newer(spec)}{_older_mujoco(spec)}"
+        raise BadInput(f"{spec} cannot be made: {_first_line(error)}{hint}") from error
     _check_env(spec, env)
     known = gymnasium.wrappers
     removed = known.TimeLimit, known.OrderEnforcing, known.PassiveEnvChecker
@@ -205,8 +208,20 @@ def _newer(spec: str) -> str:
     return f"; the newest version here is {name}-v{newest}" if is_older else ""
 
 
+def _older_mujoco(spec: str) -> str:
+    """From 3.12 on a joint type is in no tuple of MuJoCo's enum, where gymnasium-robotics looks for it."""
+    if not spec.startswith("gymnasium_robotics:"):
+        return ""
+    version = importlib.metadata.version("mujoco")
+    is_new = tuple(map(int, version.split(".")[:2])) >= (3, 12)
+    return f"; mujoco {version} may be too new for it: pip install 'torchstone[robotics]'" if is_new else ""
+
+
 def _first_line(error: Exception) -> str:
+    """The kind of an error and what it says first; of an assertion without words, what was asserted."""
     lines = str(error).strip().splitlines()
+    if not lines and isinstance(error, AssertionError):
+        lines = [line for frame in traceback.extract_tb(error.__traceback__)[-1:] if (line := frame.line)]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 

@@ -99,6 +99,8 @@ def test_bad_folders_are_one_line(tmp_path):
 
     refused("no data .*nowhere.*a folder with a/ and b/", tmp_path / "nowhere")
     refused("a does not exist: give a folder with a/ and b/")
+    (tmp_path / "a").mkdir()
+    refused("a holds 0 pictures: at least 3 are needed")
     folder_of(tmp_path, 1, 8)
     refused("a holds 1 picture: at least 3 are needed")
     (tmp_path / "a" / "broken.png").write_bytes(b"no picture")

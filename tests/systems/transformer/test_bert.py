@@ -22,6 +22,7 @@ from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput, Interrupted
 from torchstone.parts.transformer.post_norm_block import PostNormBlock
 from torchstone.references.transformers import import_transformers
+from torchstone.runs.load import load_run
 from torchstone.systems.transformer import bert
 from torchstone.systems.transformer.bert import RECIPES, Bert, build, make_bert, pretraining_loss
 from torchstone.tasks.text.bert_data import load_matching_weights
@@ -299,6 +300,12 @@ def test_predict_labels_texts(runs, tmp_path, capsys):
     assert "1 of 2 texts are longer than the " in capsys.readouterr().err
     with pytest.raises(BadInput, match="holds no text"):
         ts.predict(runs / "labels", [" "])
+    # a model that is still being trained answers as one that is not, and goes on in its own mode
+    model, metadata, _ = load_run(runs / "labels")
+    model.train()
+    (again,) = bert.predict(model, metadata, ["a good day"])
+    assert again["probabilities"] == answer["probabilities"]
+    assert model.training
     tokenizer = Tokenizer.from_file(str(runs / "labels" / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == ts.load(runs / "labels").config.vocab_size
 

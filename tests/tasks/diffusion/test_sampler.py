@@ -203,6 +203,14 @@ def test_sampling_config_from_metadata_understands_old_names():
     assert SamplingConfig.from_metadata(old) == SamplingConfig(5, "ddim", guidance_scale=2.0)
 
 
+def test_sampling_config_refuses_steps_that_the_process_does_not_have():
+    process = GaussianDenoiser(timesteps=20).process
+    assert SamplingConfig(20).process(process).timesteps == 20
+    for steps in (0, 21):
+        with pytest.raises(BadInput, match=f"sampling takes 1 to 20 steps, not {steps}"):
+            SamplingConfig(steps).process(process)
+
+
 def test_full_timesteps_are_one_per_image():
     assert full_timesteps(torch.zeros(3, 1), 5).tolist() == [5, 5, 5]
 

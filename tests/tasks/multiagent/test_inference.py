@@ -9,7 +9,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.rl.game_tree import expected_returns
 from torchstone.systems.multiagent.deep_cfr import DeepCFR
 from torchstone.systems.multiagent.nfsp import NFSP
-from torchstone.tasks.multiagent import inference
+from torchstone.tasks.multiagent import inference, train
 from torchstone.tasks.multiagent.poker_words import RANKS
 from torchstone.tasks.selfplay.terminal import play_person
 
@@ -35,6 +35,22 @@ def test_evaluation_equals_open_spiels_exploitability(kind):
     assert metrics["nash_conv"] == pytest.approx(pyspiel.nash_conv(game, theirs), abs=1e-12)
     expected = pyspiel.expected_returns(game.new_initial_state(), [theirs] * 2, -1, True, 0.0)[0]
     assert metrics["game_value"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_pictures_have_an_equilibrium_of_solved_iterations_beside_the_agent(tmp_path, monkeypatch):
+    tree, drawn = read_game_tree(KUHN), {}
+    monkeypatch.setattr(train, "draw_strategies", lambda both, *_: drawn.update(both))
+    monkeypatch.setattr(train, "draw_exploitability", lambda curves, uniform, *_: drawn.update(curves))
+    train.draw_pictures(tree, tree.uniform, KUHN, [(1, 0.4)], tmp_path)
+    iterations, values = zip(*drawn["CFR+"], strict=True)
+    print(
+        f"exploitability {values[0]:.3f} after {iterations[0]} iterations, {values[-1]:.5f} after {iterations[-1]}"
+    )
+    assert iterations == train.SOLVED
+    assert values[-1] < 0.01 < values[0]
+    # whoever holds a king and is bet on calls, and with a jack passes
+    assert drawn[f"CFR+, {train.SOLVED[-1]} iterations"].max() > 0.99
+    assert drawn["learned"] == [(1, 0.4)]
 
 
 def test_returns_are_those_that_the_tree_expects():

@@ -82,6 +82,15 @@ def test_streams_follow_from_seed_and_position(setup):
         assert not torch.equal(a[0], c[0])
 
 
+def test_candidates_of_the_controller_obey_the_seed(setup):
+    def candidates(seed):
+        of_seed = dataclasses.replace(setup, recipe=dataclasses.replace(SMOKE, seed=seed))
+        return next(iter(task.train_controller(of_seed, lives=torch.zeros, earlier={}).stream))[1]
+
+    assert torch.equal(candidates(0), candidates(0))
+    assert not torch.equal(candidates(0), candidates(1))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -340,6 +340,17 @@ def test_build_scales_by_training_split(tmp_path):
     assert float(trained.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
 
+def test_windows_obey_the_seed(tmp_path):
+    data = str(hourly(tmp_path))
+    one, again, other = (
+        next(forecast.build(replace(SMALL, data=data, seed=seed), CELL).stream) for seed in (3, 3, 4)
+    )
+    for ours, same, different in zip(one, again, other, strict=True):
+        assert torch.equal(ours, same)
+        assert ours.float().std() == 0 or not torch.equal(ours, different)
+    assert not torch.equal(one[0], other[0])
+
+
 def test_joint_update_resumes(tmp_path):
     recipe = replace_fields(SMALL, {"data": str(hourly(tmp_path)), "dropout": 0.3, "ema_decay": 0.9})
 

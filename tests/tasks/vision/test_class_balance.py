@@ -53,6 +53,21 @@ def test_real_images_as_generated_ones_raise_recall(rare, monkeypatch):
     assert gain.generated[0, RARE] > gain.repeated[0, RARE] + 0.15
 
 
+def test_both_arms_start_from_the_weights_of_the_seed(rare):
+    """Whatever the global generator's state; another seed has other weights."""
+    data, images = rare
+    spec = CLASSIFIER._replace(recipe=dataclasses.replace(CLASSIFIER.recipe, steps=2))
+    gains = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        gains.append(class_balance.measure_gain(data, {RARE: images[:1]}, spec, 2))
+    one, again = gains
+    print(f"recall of seeds 0 and 1: {one.generated.tolist()}")
+    assert torch.equal(one.generated, again.generated)
+    assert torch.equal(one.repeated, again.repeated)
+    assert not torch.equal(one.generated[0], one.generated[1])
+
+
 def test_repeated_images_come_in_turn():
     labels = torch.tensor([0, 1, 1, 0, 1])
     assert class_balance.repeat_to(labels, {0: 3, 1: 1}).tolist() == [0, 3, 0, 1]

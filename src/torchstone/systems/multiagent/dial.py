@@ -51,6 +51,7 @@ from torchstone.envs.switch_riddle import (
 )
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.masked import masked_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.discretize_regularize import discretize_regularize
 from torchstone.parts.rl.exploration import linear_schedule
@@ -58,7 +59,7 @@ from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.plots.strategy_table import draw_strategies
 from torchstone.systems import Variant
-from torchstone.tasks.multiagent.team import TEST, masked_mean, refuse_video
+from torchstone.tasks.multiagent.team import TEST, refuse_video
 from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]

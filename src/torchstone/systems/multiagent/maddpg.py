@@ -49,13 +49,14 @@ from torchstone.envs.team_envs import Team, make_team_envs
 from torchstone.envs.team_episodes import Act, EpisodeStream, TeamBatch, TeamEpisodes
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.flat_gradient import flat_gradient
+from torchstone.parts.masked import masked_mean
 from torchstone.parts.rl.gumbel_softmax import gumbel_noise, gumbel_softmax
 from torchstone.parts.rl.networks import ensemble_mlp
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.systems import Variant
 from torchstone.tasks.multiagent import team as task
-from torchstone.tasks.multiagent.team import evaluate, masked_mean, play
+from torchstone.tasks.multiagent.team import evaluate, play
 from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]

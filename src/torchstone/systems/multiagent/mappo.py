@@ -43,13 +43,14 @@ from torchstone.engine.run import Run
 from torchstone.envs.team_envs import Team, make_team_envs
 from torchstone.envs.team_episodes import Act, EpisodeStream, TeamBatch, TeamEpisodes
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.masked import masked_mean
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.returns import gae
 from torchstone.parts.rl.running_mean_std import RunningMeanStd
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.systems import Variant
 from torchstone.tasks.multiagent import team as task
-from torchstone.tasks.multiagent.team import evaluate, masked_mean, play
+from torchstone.tasks.multiagent.team import evaluate, play
 from torchstone.tasks.optimization import VectorOptimizer, vector_optimizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]

@@ -53,6 +53,7 @@ from torchstone.envs.team_envs import Team, make_team_envs
 from torchstone.envs.team_episodes import Act, EpisodeStream, TeamBatch, TeamEpisodes
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.masked import masked_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.target_network import make_target, polyak_update
@@ -296,7 +297,7 @@ def loss(model: QMIX, target_network: QMIX, episodes: TeamEpisodes, recipe: Reci
         error, is_there = y - chosen, present
     else:
         error, is_there = y - model.mix(chosen, episodes.state[:, :-1]), present.any(2)
-    return {"loss": task.masked_mean(error.square(), is_there), "q_value": task.masked_mean(y, is_there)}
+    return {"loss": masked_mean(error.square(), is_there), "q_value": masked_mean(y, is_there)}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:

@@ -134,6 +134,10 @@ RECIPES = {
     # torchstone train sac/reacher_her   70 s; reward: whether the fingertip is within 2 cm; goals
     # relabelled in hindsight; 95 to 99 % end there (3 seeds)
     "reacher_her": replace(REACHER, wrappers=("GoalReacher",), her_k=4),
+    # an arm of seven joints, moved by its gripper; pip install 'torchstone[robotics]'
+    "fetch_reach": replace(
+        REACHER, data="gymnasium_robotics:FetchReach-v4", wrappers=(), her_k=4, total_timesteps=16_000
+    ),
     # torchstone train sac/pusher   an arm pushes a cylinder to its place; benchmarks/pusher.py has
     # stable-baselines3 with the same settings beside it
     "pusher": replace(

@@ -53,11 +53,6 @@ def with_identity(observation: Float[Tensor, "*batch agent feature"]) -> Float[T
     return torch.cat([observation, numbers.expand(*observation.shape[:-2], -1, -1)], -1)
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """The mean over what the mask says is there."""
-    return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
-
-
 class RandomTeam:
     """Agents that choose uniformly among their actions."""
 

@@ -22,6 +22,7 @@ from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.indices import evenly_spaced
+from torchstone.parts.masked import masked_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.parts.series.conformal import OffsetTracker, apply_offsets
@@ -270,7 +271,7 @@ def linear_loss(net: nn.Module, batch: Sequence[Tensor], spec: ForecastSpec) -> 
     """The squared error of the linear baseline, and over how many points it is a mean."""
     past, future, observed = batch
     mask = observed[:, spec.context :]
-    loss = forecaster.masked_mean((net(past) - future).square(), mask)
+    loss = masked_mean((net(past) - future).square(), mask)
     return {"loss": loss, "weight": mask.sum().clamp(min=1)}
 
 

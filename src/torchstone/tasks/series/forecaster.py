@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchstone.data.series.dataset import cut_windows
 from torchstone.errors import BadInput
+from torchstone.parts.masked import masked_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.series.conformal import OffsetTracker, apply_offsets, conformal_offsets, residual_scale
 from torchstone.parts.series.quantile_loss import inside_band, interpolate_quantiles, pinball, sort_quantiles
@@ -145,11 +146,6 @@ def loss(
     if observed is None:
         return losses.mean()
     return masked_mean(losses.mean(-1), targets_of(spec, observed))
-
-
-def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """The mean where the mask is true; 0 where it nowhere is."""
-    return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
 def direct(net: Any, spec: ForecastSpec, past: Past) -> Quantiles:

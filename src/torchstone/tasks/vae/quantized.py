@@ -33,7 +33,7 @@ from torchstone.tasks.anomaly import check_finite, classify_score, score_quantil
 from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, NUM_PAIRS, evaluate_samples
 from torchstone.tasks.gan.inference import cycle_labels, grid_columns
 from torchstone.tasks.inference import class_index, list_files
-from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.optimization import gradient_update, train_only
 from torchstone.tasks.reconstruction import (
     CHUNK_SIZE,
     psnr,
@@ -91,13 +91,6 @@ class Autoencoding(nn.Module):
         return self.model.decoder(found.vectors), z, found
 
 
-def train_only(model: Any, *, prior: bool) -> list[nn.Parameter]:
-    """The parameters of the prior, or all others; the rest is frozen."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("prior.") == prior)
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
 def train_autoencoder(setup: Setup, loss: Callable[..., dict[str, Tensor]]) -> Run:
     """A Run of the first stage: encoder, codebook and decoder.
 
@@ -118,7 +111,8 @@ def train_autoencoder(setup: Setup, loss: Callable[..., dict[str, Tensor]]) -> R
         vectors.append((z.detach(), found.codes))
         return loss(batch.images, reconstruction, found, variance, recipe)
 
-    parameters = train_only(model, prior=False)
+    train_only(model, model.encoder, model.quantizer, model.decoder)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     step, state, eval_model = gradient_update(
         model,
         dataclasses.replace(recipe.optim, ema_decay=0.0),  # the codebook follows the encoder itself
@@ -177,7 +171,8 @@ def train_prior(setup: Setup, loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
     """
     model, recipe, data = setup.model, setup.recipe, setup.data
     picture = symmetric_range(data.metadata)
-    parameters = train_only(model, prior=True)
+    train_only(model, model.prior)
+    parameters = list(model.prior.parameters())
 
     def objective(net: Any, batch: tuple[Images, Labels]) -> Tensor:
         images, labels = batch
