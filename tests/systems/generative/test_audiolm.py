@@ -45,7 +45,7 @@ def items(model, lengths=(3, 2)):
         (
             label,
             torch.randint(16, (n,), generator=generator),
-            torch.randint(16, (4, 5 * n), generator=generator),
+            torch.randint(16, (4, 4 * n), generator=generator),
         )
         for label, n in zip((1, None), lengths, strict=True)
     ]
@@ -72,20 +72,28 @@ def test_rows_hold_the_tokens_that_they_are_made_of():
     assert row[[4, 8]].tolist() == [semantic.token("end")] * 2
     assert (targets == IGNORED).nonzero().flatten().tolist() == [4], "only the second label has no loss"
 
+    # start, s₀, then s₁ and the frames of s₀, and so on: a code is given its semantic token and the next one
     tokens, targets = model.coarse_row(both)
-    prefix = model.sizes.prefix
-    assert torch.equal(coarse.ids("semantic", tokens[:5]), torch.cat([s1, s2]))
-    assert (tokens[5:prefix] == coarse.token("pad")).all()
-    assert tokens[prefix] == coarse.token("start")
-    assert (targets[:prefix] == IGNORED).all()
-    assert torch.equal(deinterleave(coarse, "coarse", targets[prefix:], 2), torch.cat([c1, c2], 1)[:2])
+    row = torch.cat([tokens, targets[-1:]])
+    first, second = row[: 2 + 3 * 9], row[2 + 3 * 9 :]
+    assert first[0] == second[0] == coarse.token("start")
+    for part, s, c in ((first, s1, c1), (second, s2, c2)):
+        assert torch.equal(coarse.ids("semantic", part[[1, *range(2, len(part) - 9, 9)]]), s)
+        assert part[-9] == coarse.token("pad")
+        codes = torch.cat([part[k + 1 : k + 9] for k in range(2, len(part), 9)])
+        assert torch.equal(deinterleave(coarse, "coarse", codes, 2), c[:2])
+    is_code = row[1:] < 32
+    assert torch.equal(targets, torch.where(is_code, row[1:], IGNORED))
 
     tokens, targets = model.fine_row(c2)
-    length = model.sizes.chunk * 2
-    assert torch.equal(deinterleave(fine, "coarse", tokens[:20], 2), c2[:2])
-    assert (tokens[20:length] == fine.token("pad")).all()
-    assert torch.equal(deinterleave(fine, "fine", targets[length:], 2), c2[2:])
-    assert (targets[:length] == IGNORED).all()
+    row = torch.cat([tokens, targets[-1:]])
+    assert row[0] == fine.token("start")
+    groups = row[3:].view(8, 4)
+    given = torch.cat([row[1:3], groups[:-1, :2].flatten()])
+    assert torch.equal(deinterleave(fine, "coarse", given, 2), c2[:2])
+    assert (groups[-1, :2] == fine.token("pad")).all()
+    assert torch.equal(deinterleave(fine, "fine", groups[:, 2:].flatten(), 2), c2[2:])
+    assert torch.equal(targets[targets != IGNORED], groups[:, 2:].flatten())
 
 
 def test_rows_without_a_semantic_stage():
@@ -94,10 +102,10 @@ def test_rows_without_a_semantic_stage():
     layout = model.layouts[1]
     tokens, targets = model.coarse_row(both)
     row = torch.cat([tokens, targets[-1:]])
-    assert layout.ids("label", row[[0, 32]]).tolist() == [1, 4]
-    assert row[[31, 53]].tolist() == [layout.token("end")] * 2
-    assert torch.equal(deinterleave(layout, "coarse", row[1:31], 2), c1[:2])
-    assert torch.equal(deinterleave(layout, "coarse", row[33:53], 2), c2[:2])
+    assert layout.ids("label", row[[0, 26]]).tolist() == [1, 4]
+    assert row[[25, 43]].tolist() == [layout.token("end")] * 2
+    assert torch.equal(deinterleave(layout, "coarse", row[1:25], 2), c1[:2])
+    assert torch.equal(deinterleave(layout, "coarse", row[27:43], 2), c2[:2])
     assert (targets == IGNORED).sum() == 1
 
 
@@ -118,12 +126,12 @@ def test_the_longest_rows_fit_into_the_contexts():
             assert len(row[0]) <= context
 
 
-def test_a_recording_has_five_frames_a_semantic_token():
+def test_a_recording_has_four_frames_a_semantic_token():
     model = make()
     for samples in (320, 321, 1000, 99_999):
         semantic, codes = model.tokenize(torch.randn(samples))
         assert len(semantic) == min(10, -(-samples // 320))
-        assert codes.shape == (4, 5 * len(semantic))
+        assert codes.shape == (4, 4 * len(semantic))
 
 
 def test_semantic_tokens_are_the_nearest_clusters_of_log_mels_and_slopes():
@@ -175,6 +183,51 @@ def test_tokens_are_sampled_by_their_probability():
     frequencies = torch.bincount(found[:, 0], minlength=4) / 4000
     print(frequencies, p)
     assert (frequencies - p.detach()).abs().max() < 0.03
+
+
+def test_groups_are_sampled_as_they_are_trained():
+    """The chosen tokens' probabilities, one step at a time with a cache, are those of the training row."""
+    model = make()
+    torch.nn.init.normal_(model.coarse_lm.distances.weight)
+    _, short = both = items(model)
+    options = {"generator": torch.Generator().manual_seed(0), "top_k": 1}
+    found = audiolm.sample_coarse(model, [short], [both[0][1], short[1]], options)
+    assert [each.shape for each in found] == [(2, 12), (2, 8)]
+    for (_, semantic, _), codes in zip(both, found, strict=True):
+        tokens, targets = model.coarse_row([short, (None, semantic, codes)])
+        logits = model.coarse_lm(tokens[None])[0]
+        own = torch.arange(len(targets)) > 2 + 9 * 2  # of the new recording
+        for t in (own & (targets != IGNORED)).nonzero().flatten().tolist():
+            span = slice(*model.layouts[1].span(f"coarse{int(targets[t] >= 16)}"))
+            assert targets[t] == span.start + logits[t, span].argmax()
+    fine = audiolm.sample_fine(model, found, {"generator": torch.Generator(), "top_k": 1})
+    for given, codes in zip(found, fine, strict=True):
+        assert torch.equal(codes[:2], given)
+        for first in range(0, given.shape[1], model.sizes.chunk):
+            tokens, targets = model.fine_row(codes[:, first : first + model.sizes.chunk])
+            logits = model.fine_lm(tokens[None])[0]
+            for t in (targets != IGNORED).nonzero().flatten().tolist():
+                span = slice(*model.layouts[2].span(f"fine{int(targets[t] >= 16)}"))
+                assert targets[t] == span.start + logits[t, span].argmax()
+
+
+def test_positions_are_relative():
+    """What is before a token alone matters, not how far it is from the start; and nothing after it."""
+    lm = make().coarse_lm.double()
+    torch.nn.init.normal_(lm.distances.weight)
+    torch.nn.init.normal_(lm.embedding.weight)
+    tokens = torch.randint(lm.vocab_size, (1, 12))
+    later = tokens.clone()
+    later[0, 8:] = 0
+    with torch.no_grad():
+        logits, other = lm(tokens), lm(later)
+        cache = lm.make_cache()
+        steps = torch.cat([lm(tokens[:, :5], cache=cache), lm(tokens[:, 5:], cache=cache)], 1)
+        swapped = lm(tokens[:, [1, 0, *range(2, 12)]])
+    assert torch.allclose(logits[:, :8], other[:, :8], atol=1e-12)
+    assert (logits[:, 8:] - other[:, 8:]).abs().max() > 1e-3
+    assert torch.allclose(logits, steps, atol=1e-12)
+    assert (logits[:, 4:] - swapped[:, 4:]).abs().max() > 1e-4, "order matters"
 
 
 def test_nats_are_of_the_targets_alone():
@@ -301,7 +354,7 @@ def test_the_ablation_takes_the_tokenizers_of_a_run(run):
     assert {"test/loss", "test/coarse_gain", "test/fine_gain"} <= set(stage.results)
     assert "test/semantic_loss" not in stage.results
     waveforms = audiolm.sample_sounds(model, [0, None, 0])
-    assert all(len(wave) % 64 == 0 and len(wave) >= 15 * 64 for wave in waveforms)
+    assert all(len(wave) % 80 == 0 and len(wave) >= 12 * 80 for wave in waveforms)
 
 
 def test_without_labels_and_semantic_tokens_nothing_tells_what_is_spoken(monkeypatch):

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from torchstone.errors import BadInput
 from torchstone.parts.audio.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
+from torchstone.parts.audio.vocos import FrameEncoder, VocosConfig, VocosDecoder
 from torchstone.parts.vae.residual_quantizer import ResidualQuantized, ResidualQuantizer
 
 Waveforms = Float[Tensor, "batch channels samples"]
@@ -26,7 +27,7 @@ class CodecConfig:
     """A codec.
 
     Args:
-        network: of encoder and decoder.
+        network: of encoder and decoder, at the rate of samples or of frames.
         sample_rate: in Hz.
         bandwidths: in kbit/s, at which it may be used; the last one uses all codebooks.
         normalize: divide a sound by its level, the root mean square of its mean channel.
@@ -35,7 +36,7 @@ class CodecConfig:
         decay, revive_below: of the codebooks.
     """
 
-    network: SEANetConfig = SEANetConfig()
+    network: SEANetConfig | VocosConfig = SEANetConfig()
     sample_rate: int = 24_000
     num_books: int = 32
     num_codes: int = 1024
@@ -91,8 +92,7 @@ class NeuralCodec(nn.Module):
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.config = config
-        self.encoder = SEANetEncoder(config.network)
-        self.decoder = SEANetDecoder(config.network)
+        self.encoder, self.decoder = encoder_and_decoder(config.network)
         self.quantizer = ResidualQuantizer(
             config.num_books,
             config.num_codes,
@@ -100,7 +100,8 @@ class NeuralCodec(nn.Module):
             decay=config.decay,
             revive_below=config.revive_below,
         )
-        self.init_weights()
+        if isinstance(config.network, SEANetConfig):
+            self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -120,13 +121,15 @@ class NeuralCodec(nn.Module):
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> "NeuralCodec":
-        """A codec from the fields of `CodecConfig` and of `SEANetConfig`, which have no name in common."""
-        network = {each.name for each in fields(SEANetConfig)}
+        """A codec from the fields of `CodecConfig` and of `SEANetConfig`, or with `hop` of `VocosConfig`. The
+        first has no name in common with the others."""
+        kind = VocosConfig if "hop" in kwargs else SEANetConfig
+        network = {each.name for each in fields(kind)}
         # JSON has lists only
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in kwargs.items()}
         inner = {name: value for name, value in values.items() if name in network}
         outer = {name: value for name, value in values.items() if name not in network}
-        return cls(CodecConfig(SEANetConfig(**inner), **outer))
+        return cls(CodecConfig(kind(**inner), **outer))
 
     def forward(self, waveforms: Waveforms, num_books: int | None = None) -> CodecOutput:
         """A pass for training: gradients go straight through the quantizer."""
@@ -170,6 +173,12 @@ class NeuralCodec(nn.Module):
             return samples, samples
         length = int(self.config.chunk_seconds * self.config.sample_rate)
         return length, max(1, int((1 - (self.config.overlap or 0.0)) * length))
+
+
+def encoder_and_decoder(network: SEANetConfig | VocosConfig) -> tuple[nn.Module, nn.Module]:
+    if isinstance(network, VocosConfig):
+        return FrameEncoder(network), VocosDecoder(network)
+    return SEANetEncoder(network), SEANetDecoder(network)
 
 
 def overlap_add(

@@ -3,7 +3,8 @@
 Paper: Zalán Borsos, Raphaël Marinier, Damien Vincent et al., "AudioLM: a Language Modeling Approach to
 Audio Generation", 2022, arXiv:2209.03143. The codec: Alexandre Défossez, Jade Copet, Gabriel Synnaeve and
 Yossi Adi, "High Fidelity Neural Audio Compression" (EnCodec), 2022, arXiv:2210.13438, after Neil Zeghidour et
-al., "SoundStream: An End-to-End Neural Audio Codec", 2021, arXiv:2107.03312.
+al., "SoundStream: An End-to-End Neural Audio Codec", 2021, arXiv:2107.03312. Our recipes' codec has the
+decoder of Vocos (Hubert Siuzdak, 2023, arXiv:2306.00814), which works at the rate of frames.
 
 The idea. A codec turns a sound into a few codes a frame, from which it can be rebuilt, but a language model
 of these babbles: they say how a sound is, not what is spoken. So predict first a much shorter sequence of
@@ -20,7 +21,7 @@ the voice; then, given those, the codes of the others, which hold detail.
                 S_w is a mel spectrogram of window w;  codebooks by moving averages, started by k-means,
                 unused entries moved (`parts/vae/residual_quantizer.py`)
 
-    audiolm_8khz   codec of 8 kHz, hop 64: 125 frames a second, 2 coarse and 2 fine codebooks of 128; 64
+    audiolm_8khz   codec of 8 kHz, hop 80: 100 frames a second, one coarse and two fine codebooks of 256; 64
                    semantic tokens at 25 Hz;  audiolm_tiny for tests
     encodec_24khz, encodec_48khz   the published codec alone: `ts.load` of a transformers folder
 
@@ -31,8 +32,10 @@ false` is the paper's ablation: the coarse stage follows the label at once.
 
 What differs from the paper. Semantic tokens are clusters of log-mel features and their slopes, not of a
 self-supervised network's, which would need pretraining; repetitions are kept, so that a semantic token is
-exactly five frames. The codec has no discriminators. The networks are GPTs with learned positions: semantic
-tokens are padded to a fixed length, so that a frame and its semantic token are always at the same positions.
+exactly four frames. A stage is not given all it depends on at the start of a row: each group of codes follows
+its semantic token, or the coarse codes of its frame, and those of the next group. So what it depends on is
+always as near, and a short training finds it; what lies further ahead is unknown. The codec has no
+discriminators, and its encoder hears powers, not phases.
 """
 
 import math
@@ -63,9 +66,11 @@ from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.kmeans import kmeans, nearest
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.seeding import SeedStream, derive_generator
+from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention
+from torchstone.parts.transformer.feed_forward import FeedForward
+from torchstone.parts.transformer.positions import relative_position_buckets
 from torchstone.plots.spectrograms import save_spectrograms
 from torchstone.systems import Variant
-from torchstone.systems.transformer.gpt import GPT, GPTConfig
 from torchstone.tasks.audio.codec import codec_metrics, pad_to_multiple, signal_to_noise, train_codec
 from torchstone.tasks.audio.token_model import (
     Rows,
@@ -106,12 +111,17 @@ SAMPLES = ("sound", "FILE.wav")  # what `sample` writes, and to which file
 Wave = Float[Tensor, " _"]
 Tokens = Int64[Tensor, " _"]
 Codes = Int64[Tensor, "_ _"]  # books, frames
+Hidden = Float[Tensor, "batch time width"]
 Item = tuple[int | None, Tokens, Codes]  # a recording's label, semantic tokens and codes
 
 WINDOWS = (64, 128, 256, 512)  # of the codec's loss, in samples
 LOG_FLOOR = 1e-4  # added to power before the logarithm
 SEMANTIC_MELS, SEMANTIC_WINDOW = 40, 1.25  # mel bands of semantic features; window, of their hop
 KMEANS_ROWS, KMEANS_DRAW = 40_000, -2  # feature vectors that are clustered; which draw their start is
+AHEAD = 1  # what a group of tokens is given reaches so many groups further than itself
+DISTANCES, FARTHEST = 64, 256  # biases of relative positions; distances from the latter on share one
+INIT_STD = 0.02  # of the language models' initial weights
+TEMPERATURES = (0.6, 0.8, 0.6)  # of the semantic, coarse and fine stage in sampling (section IV-C)
 PAUSE = 0.4  # seconds between the samples in one file
 
 
@@ -123,24 +133,24 @@ class Recipe:
     tokenizers: str | None = (
         None  # run whose codec, semantic tokens and fine stage are used (default: trained)
     )
-    steps: int = 800  # number of updates of the codec
+    steps: int = 2400  # number of updates of the codec
     batch_size: int = 16  # sounds per update of the codec
-    crop_seconds: float = 0.2  # length of the sounds that the codec is trained on
-    l1_weight: float = 10.0  # weight λ_t of the waveform's absolute error
+    crop_seconds: float = 0.3  # length of the sounds that the codec is trained on
+    l1_weight: float = 0.0  # weight λ_t of the waveform's absolute error
     commitment_weight: float = 0.25  # weight λ_c of the commitment loss
-    codebook_decay: float = 0.99  # decay of the codebooks' moving averages
+    codebook_decay: float = 0.98  # decay of the codebooks' moving averages
     revive_below: float = 0.05  # unused codes: those below this fraction of the average use are moved
-    semantic_steps: int = 400  # number of updates of the semantic stage
-    coarse_steps: int = 400  # number of updates of the coarse stage
-    fine_steps: int = 250  # number of updates of the fine stage
+    semantic_steps: int = 600  # number of updates of the semantic stage
+    coarse_steps: int = 700  # number of updates of the coarse stage
+    fine_steps: int = 700  # number of updates of the fine stage
     lm_batch_size: int = 16  # rows per update of a language model
     lm_lr: float = 3e-3  # peak learning rate of the language models
-    lm_dropout: float = 0.0  # dropout probability of the language models
-    pair_probability: float = 0.3  # probability that a row has two recordings of a speaker, not one
+    lm_dropout: float = 0.1  # dropout probability of the language models
+    pair_probability: float = 0.4  # probability that a row has two recordings of a speaker, not one
     label_dropout: float = 0.2  # probability that a recording's label is replaced by the unknown one
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
-        lr=3e-3,
+        lr=2e-3,
         beta1=0.8,
         beta2=0.99,
         weight_decay=0.01,
@@ -242,20 +252,15 @@ class Sizes:
     codes: int
     coarse: int = 2
     fine: int = 2
-    ratio: int = 5
+    ratio: int = 4
     max_tokens: int = 20
-    chunk_tokens: int = 5
+    chunk_tokens: int = 20
     has_semantic: bool = True
 
     @property
     def items(self) -> int:
         """Recordings of a row, at most."""
         return 2
-
-    @property
-    def prefix(self) -> int:
-        """Semantic tokens before the coarse ones, with padding."""
-        return self.items * self.max_tokens if self.has_semantic else 0
 
     @property
     def chunk(self) -> int:
@@ -273,14 +278,100 @@ class Sizes:
             TokenLayout(**fine, **coarse, pad=1, start=1),
         )
 
+    def predicted(self) -> tuple[int, int, int]:
+        """How many tokens of each vocabulary, the first ones, are predicted."""
+        return self.semantic_codes + 1, self.coarse * self.codes + 1, self.fine * self.codes
+
     def contexts(self) -> tuple[int, int, int]:
         """The longest sequence of each stage."""
         frames = self.max_tokens * self.ratio * self.coarse
+        given = self.max_tokens + AHEAD if self.has_semantic else 0
         return (
             self.items * (self.max_tokens + 2),
-            self.prefix + 1 + self.items * (frames + 2),
-            self.chunk * (self.coarse + self.fine) + 1,
+            self.items * (1 + given + frames + 1),
+            1 + AHEAD * self.coarse + self.chunk * (self.coarse + self.fine),
         )
+
+
+def aligned(
+    given: Int64[Tensor, "groups given"], predicted: Int64[Tensor, "groups predicted"], padding: int
+) -> Tokens:
+    """Groups of tokens, each after what it is given: g₀ g₁ p₀ g₂ p₁ … ; with one group ahead, the last ones
+    padded."""
+    ahead = given.new_full((AHEAD, given.shape[1]), padding)
+    given = torch.cat([given, ahead])
+    return torch.cat([given[:AHEAD].flatten(), torch.cat([given[AHEAD:], predicted], 1).flatten()])
+
+
+class TokenBlock(nn.Module):
+    """Causal self-attention, then the feed-forward network, each with a residual connection."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, heads, bias=False, dropout=dropout)
+        self.mlp = FeedForward(width, 4 * width, "gelu")
+        self.dropout = dropout
+
+    def forward(
+        self, h: Hidden, bias: Float[Tensor, "1 heads queries keys"], cache: KVCache | None
+    ) -> Hidden:
+        p, training = self.dropout, self.training
+        h = h + F.dropout(self.attention(self.norm1(h), bias=bias, causal=True, cache=cache), p, training)
+        return h + F.dropout(self.mlp(self.norm2(h)), p, training)
+
+
+class TokenTransformer(nn.Module):
+    """A decoder-only transformer with T5's relative positions, as in the paper (section IV-C). So what is
+    near is near wherever it stands, in a second recording as in a first.
+
+    Each block has biases of its own. Distances up to 31 have one bias each.
+
+    Args:
+        context: the longest sequence that is continued.
+    """
+
+    def __init__(
+        self, width: int, depth: int, heads: int, vocab_size: int, context: int, dropout: float = 0.0
+    ):
+        super().__init__()
+        self.vocab_size, self.context, self.heads, self.dropout = vocab_size, context, heads, dropout
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.distances = nn.Embedding(DISTANCES, depth * heads)
+        self.blocks = nn.ModuleList([TokenBlock(width, heads, dropout) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocab_size, bias=False)
+        for name, weight in self.named_parameters():
+            if weight.dim() > 1:
+                is_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+                nn.init.normal_(weight, std=INIT_STD / (2 * depth) ** (0.5 * is_residual))
+
+    def make_cache(self) -> list[KVCache]:
+        """An empty cache for `forward`: each block's keys and values."""
+        return [KVCache(self.context) for _ in self.blocks]
+
+    def forward(
+        self, tokens: Int64[Tensor, "batch time"], cache: list[KVCache] | None = None, last_only: bool = False
+    ) -> Float[Tensor, "batch positions vocab"]:
+        """Logits of the next token at every position, or (`last_only`) at the last one.
+
+        With a cache, `tokens` continue what was read into it.
+        """
+        count = tokens.shape[1]
+        keys = count + (cache[0].length if cache else 0)
+        buckets = relative_position_buckets(
+            count,
+            keys,
+            bidirectional=False,
+            num_buckets=DISTANCES,
+            max_distance=FARTHEST,
+            device=tokens.device,
+        )
+        biases = self.distances(buckets).permute(2, 0, 1)[None].split(self.heads, 1)
+        h = F.dropout(self.embedding(tokens), self.dropout, self.training)
+        for i, block in enumerate(self.blocks):
+            h = block(h, biases[i], cache[i] if cache else None)
+        return self.head(self.norm(h[:, -1:] if last_only else h))
 
 
 class AudioLMOutput(NamedTuple):
@@ -325,7 +416,7 @@ class AudioLM(nn.Module):
         self.layouts = self.sizes.layouts()
         depths = (lm["small_depth"], lm["depth"], lm["small_depth"])
         networks = [
-            GPT(GPTConfig(lm["width"], depth, lm["heads"], layout.size, context, dropout=dropout))
+            TokenTransformer(lm["width"], depth, lm["heads"], layout.size, context, dropout)
             for layout, context, depth in zip(self.layouts, self.sizes.contexts(), depths, strict=True)
         ]
         self.semantic_lm, self.coarse_lm, self.fine_lm = networks
@@ -357,54 +448,47 @@ class AudioLM(nn.Module):
             first = semantic.new_tensor([self.label_token(0, label)])
             last = semantic.new_tensor([layout.token("end")])
             parts += [first, layout.tokens("semantic", semantic), last]
-        return shifted(torch.cat(parts), layout.span("label"))
+        return self.shifted(0, parts)
 
     def coarse_row(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Semantic tokens of all recordings, padded; start; codes of the coarse books, frame by frame.
-        Without a semantic stage label, codes, end, of each recording."""
-        layout, books = self.layouts[1], self.sizes.coarse
-        codes = [interleave(layout, "coarse", each[:books]) for _, _, each in items]
-        if self.sizes.has_semantic:
-            prefix = self.coarse_prefix(torch.cat([semantic for _, semantic, _ in items]))
-            tokens, targets = shifted(torch.cat([prefix, *codes]), (0, 0))
-            return tokens, targets.index_fill(
-                0, torch.arange(len(prefix) - 1, device=targets.device), IGNORED
-            )
-        parts = []
-        for (label, _, _), each in zip(items, codes, strict=True):
-            parts += [
-                each.new_tensor([self.label_token(1, label)]),
-                each,
-                each.new_tensor([layout.token("end")]),
-            ]
-        return shifted(torch.cat(parts), layout.span("label"))
+        """Of each recording start, and the codes of the coarse books, frame by frame, in groups that each
+        follow a semantic token. Without a semantic stage label, codes, end."""
+        layout, parts = self.layouts[1], []
+        for label, semantic, codes in items:
+            coarse = interleave(layout, "coarse", codes[: self.sizes.coarse])
+            if self.sizes.has_semantic:
+                groups = coarse.view(len(semantic), -1)
+                parts += [coarse.new_tensor([layout.token("start")]), self.after_semantic(semantic, groups)]
+            else:
+                first, last = self.label_token(1, label), layout.token("end")
+                parts += [coarse.new_tensor([first]), coarse, coarse.new_tensor([last])]
+        return self.shifted(1, parts)
 
-    def coarse_prefix(self, semantic: Tokens) -> Tensor:
+    def after_semantic(self, semantic: Tokens, groups: Int64[Tensor, "groups predicted"]) -> Tokens:
+        """Groups of coarse tokens, each after its semantic token; those after the last are padded."""
         layout = self.layouts[1]
-        padding = semantic.new_full((self.sizes.prefix - len(semantic),), layout.token("pad"))
-        start = semantic.new_tensor([layout.token("start")])
-        return torch.cat([layout.tokens("semantic", semantic), padding, start])
-
-    def fine_prefix(self, coarse: Codes) -> Tensor:
-        """Coarse codes of a chunk, padded, and the start."""
-        layout = self.layouts[2]
-        tokens = interleave(layout, "coarse", coarse)
-        padding = tokens.new_full((self.sizes.chunk * self.sizes.coarse - len(tokens),), layout.token("pad"))
-        return torch.cat([tokens, padding, tokens.new_tensor([layout.token("start")])])
+        given = groups.new_full((len(groups), 1), layout.token("pad"))
+        given[: len(semantic), 0] = layout.tokens("semantic", semantic)
+        return aligned(given, groups, layout.token("pad"))
 
     def fine_row(self, codes: Codes) -> tuple[Tensor, Tensor]:
-        """Coarse codes of a chunk, padded; start; its fine codes."""
-        prefix = self.fine_prefix(codes[: self.sizes.coarse])
-        fine = interleave(self.layouts[2], "fine", codes[self.sizes.coarse :])
-        tokens, targets = shifted(torch.cat([prefix, fine]), (0, 0))
-        return tokens, targets.index_fill(0, torch.arange(len(prefix) - 1, device=targets.device), IGNORED)
+        """Start; of each frame of a chunk the fine codes, after its coarse ones."""
+        layout = self.layouts[2]
+        fine = interleave(layout, "fine", codes[self.sizes.coarse :]).view(codes.shape[1], -1)
+        row = self.after_coarse(codes[: self.sizes.coarse], fine)
+        return self.shifted(2, [row.new_tensor([layout.token("start")]), row])
 
+    def after_coarse(self, coarse: Codes, groups: Int64[Tensor, "groups predicted"]) -> Tokens:
+        """Groups of fine tokens, each after the coarse ones of its frame; those after the last are padded."""
+        layout = self.layouts[2]
+        given = groups.new_full((len(groups), len(coarse)), layout.token("pad"))
+        given[: coarse.shape[1]] = interleave(layout, "coarse", coarse).view(coarse.shape[1], -1)
+        return aligned(given, groups, layout.token("pad"))
 
-def shifted(row: Tensor, without_loss: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """A row's tokens, and for each the next one; those of a span have no loss."""
-    first, last = without_loss
-    targets = row[1:]
-    return row[:-1], targets.masked_fill((targets >= first) & (targets < last), IGNORED)
+    def shifted(self, stage: int, parts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+        """A row's tokens, and for each the next one; those that the stage is given have no loss."""
+        row = torch.cat([*parts])
+        return row[:-1], row[1:].masked_fill(row[1:] >= self.sizes.predicted()[stage], IGNORED)
 
 
 # ---- losses
@@ -462,7 +546,7 @@ def rows_of(model: AudioLM, items: Sequence[Item], stage: str) -> Rows:
 STAGES = ("semantic", "coarse", "fine")
 
 
-def stages_of(model: AudioLM) -> dict[str, tuple[GPT, TokenLayout]]:
+def stages_of(model: AudioLM) -> dict[str, tuple[TokenTransformer, TokenLayout]]:
     """Network and vocabulary of each stage that the model has."""
     networks = (model.semantic_lm, model.coarse_lm, model.fine_lm)
     pairs = dict(zip(STAGES, zip(networks, model.layouts, strict=True), strict=True))
@@ -634,21 +718,47 @@ def sample_semantic(
     return [row[: int((row != end).sum())] for row in found]
 
 
+def sample_groups(
+    lm: TokenTransformer,
+    prefix: Int64[Tensor, "batch time"],
+    known: Int64[Tensor, "batch new"],
+    spans: Sequence[tuple[int, int]],
+    given: int,
+    groups: int,
+    options: dict[str, Any],
+) -> Int64[Tensor, "batch predicted"]:
+    """The tokens of `aligned` groups that are −1 in `known`.
+
+    Args:
+        spans: of the books, which the tokens of a group are of in turn.
+        given: known tokens of a group.
+        groups: their number.
+    """
+    first = AHEAD * given
+    size = (known.shape[1] - first) // groups
+
+    def allowed(t: int) -> list[tuple[int, int]]:
+        return [spans[max(0, (t - first) % size - given) % len(spans)]]
+
+    found = continue_tokens(lm, prefix, known, allowed, **options)
+    return found[:, first:].unflatten(1, (groups, size))[:, :, given:].flatten(1)
+
+
 def sample_coarse(
     model: AudioLM, before: Sequence[Item], semantic: Sequence[Tokens], options: dict[str, Any]
 ) -> list[Codes]:
     """Coarse codes of a new recording with these semantic tokens."""
     layout, books, ratio = model.layouts[1], model.sizes.coarse, model.sizes.ratio
-    device = next(model.parameters()).device
-    past = torch.cat([s for _, s, _ in before]).to(device) if before else semantic[0][:0]
-    prefix = torch.stack([model.coarse_prefix(torch.cat([past, each])) for each in semantic])
-    given = [interleave(layout, "coarse", codes[:books]).to(device) for _, _, codes in before]
-    prefix = torch.cat([prefix, *(each.expand(len(semantic), -1) for each in given)], 1)
-    frames = max(map(len, semantic)) * ratio
-    known = torch.full((len(semantic), frames * books), -1, device=device)
-    found = continue_tokens(
-        model.coarse_lm, prefix, known, lambda t: [layout.span(f"coarse{t % books}")], **options
-    )
+    device, groups = next(model.parameters()).device, max(map(len, semantic))
+    unknown = torch.full((groups, ratio * books), -1, device=device)
+    known = torch.stack([model.after_semantic(each.to(device), unknown) for each in semantic])
+    prefix = known.new_tensor([layout.token("start")])
+    if before:
+        row, targets = model.coarse_row(before)
+        prefix = torch.cat([row.to(device), targets[-1:].to(device), prefix])
+    prefix = prefix.expand(len(semantic), -1)
+    spans = [layout.span(f"coarse{q}") for q in range(books)]
+    found = sample_groups(model.coarse_lm, prefix, known, spans, 1, groups, options)
     return [
         deinterleave(layout, "coarse", row[: len(each) * ratio * books], books)
         for row, each in zip(found, semantic, strict=True)
@@ -681,13 +791,14 @@ def sample_coarse_at_once(
 
 def sample_fine(model: AudioLM, coarse: Sequence[Codes], options: dict[str, Any]) -> list[Codes]:
     """All codes, given the coarse ones, chunk by chunk."""
-    layout, books = model.layouts[2], model.sizes.fine
-    parts = [chunk for each in coarse for chunk in chunks(model, each)]
-    prefix = torch.stack([model.fine_prefix(chunk) for chunk in parts])
-    known = torch.full((len(parts), model.sizes.chunk * books), -1, device=prefix.device)
-    found = continue_tokens(
-        model.fine_lm, prefix, known, lambda t: [layout.span(f"fine{t % books}")], **options
-    )
+    layout, books, device = model.layouts[2], model.sizes.fine, next(model.parameters()).device
+    parts = [chunk.to(device) for each in coarse for chunk in chunks(model, each)]
+    groups = max(chunk.shape[1] for chunk in parts)
+    unknown = torch.full((groups, books), -1, device=device)
+    known = torch.stack([model.after_coarse(chunk, unknown) for chunk in parts])
+    prefix = known.new_tensor([[layout.token("start")]]).expand(len(parts), -1)
+    spans = [layout.span(f"fine{q}") for q in range(books)]
+    found = sample_groups(model.fine_lm, prefix, known, spans, model.sizes.coarse, groups, options)
     fine = [
         deinterleave(layout, "fine", row[: chunk.shape[1] * books], books)
         for row, chunk in zip(found, parts, strict=True)
@@ -695,7 +806,7 @@ def sample_fine(model: AudioLM, coarse: Sequence[Codes], options: dict[str, Any]
     joined, number = [], 0
     for each in coarse:
         count = len(chunks(model, each))
-        joined.append(torch.cat([each, torch.cat(fine[number : number + count], 1)]))
+        joined.append(torch.cat([each.to(device), torch.cat(fine[number : number + count], 1)]))
         number += count
     return joined
 
@@ -706,7 +817,7 @@ def sample_sounds(
     *,
     before: Sequence[Item] = (),
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     top_k: int | None = None,
 ) -> list[Wave]:
     """A new recording of each label, on the CPU.
@@ -714,18 +825,24 @@ def sample_sounds(
     Args:
         before: a recording that they go on after, in its voice.
     """
-    options: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed)}
-    options |= {"temperature": temperature, "top_k": top_k}
+    options = [
+        {
+            "generator": torch.Generator().manual_seed(seed + stage),
+            "temperature": usual if temperature is None else temperature,
+            "top_k": top_k,
+        }
+        for stage, usual in enumerate(TEMPERATURES)
+    ]
     coarse: list[Codes] = []
     # those of one label have the same tokens before them
     for label in dict.fromkeys(labels):
         count = list(labels).count(label)
         if model.sizes.has_semantic:
-            semantic = sample_semantic(model, before, label, count, options)
-            coarse += sample_coarse(model, before, semantic, options)
+            semantic = sample_semantic(model, before, label, count, options[0])
+            coarse += sample_coarse(model, before, semantic, options[1])
         else:
-            coarse += sample_coarse_at_once(model, before, label, count, options)
-    codes = sample_fine(model, coarse, options)
+            coarse += sample_coarse_at_once(model, before, label, count, options[1])
+    codes = sample_fine(model, coarse, options[2])
     with eval_mode(model), torch.no_grad():
         waveforms = [model.codec.decode_frames(each[None])[0, 0].cpu() for each in codes]
     # back into the order that was asked for
@@ -744,7 +861,7 @@ def sample(
     seed: int = 0,
     label: str | int | None = None,
     prompt: str | Path | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     top_k: int | None = None,
     out: str | Path | None = None,
 ) -> list:
@@ -754,7 +871,8 @@ def sample(
     Args:
         label: what is spoken, a class; without one, and without a prompt, each class in turn.
         prompt: a sound file to go on after in its voice; it comes first in the file.
-        temperature: of the tokens' distributions; below 1 samples are likelier and less diverse.
+        temperature: of the tokens' distributions; below 1 samples are likelier and less diverse. By default
+            the paper's, 0.6, 0.8 and 0.6 for the semantic, coarse and fine stage.
         top_k: only the k likeliest tokens.
         out: a `.wav` file.
 
@@ -868,24 +986,32 @@ def predict(model: AudioLM, metadata: dict[str, Any], inputs: Sequence[Path | st
 
 CODEC_8KHZ = {
     "sample_rate": 8000,
-    "ratios": [4, 4, 4],
-    "filters": 8,
+    "hop": 80,
     "dim": 32,
-    "lstm_layers": 1,
-    "num_books": 4,
-    "num_codes": 128,
-    "bandwidths": [1.75, 3.5],
+    "num_books": 3,
+    "num_codes": 256,
+    "bandwidths": [0.8, 2.4],
 }
-CODEC_TINY = {**CODEC_8KHZ, "filters": 4, "dim": 8, "num_codes": 16}
+CODEC_TINY = {
+    **CODEC_8KHZ,
+    "dim": 8,
+    "num_books": 4,
+    "num_codes": 16,
+    "width": 32,
+    "inner": 64,
+    "encoder_blocks": 1,
+    "decoder_blocks": 2,
+    "bandwidths": [0.8, 1.6],
+}
 VARIANT_CONFIGS: dict[str, dict[str, Any]] = {
     "audiolm_8khz": {
         "codec": CODEC_8KHZ,
-        "sizes": {"semantic_codes": 64},
+        "sizes": {"semantic_codes": 64, "coarse": 1, "fine": 2},
         "lm": {"width": 96, "depth": 3, "small_depth": 2, "heads": 4},
     },
     "audiolm_tiny": {
         "codec": CODEC_TINY,
-        "sizes": {"semantic_codes": 16, "max_tokens": 10},
+        "sizes": {"semantic_codes": 16, "max_tokens": 10, "chunk_tokens": 5},
         "lm": {"width": 16, "depth": 1, "small_depth": 1, "heads": 2},
     },
 }
