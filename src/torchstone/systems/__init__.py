@@ -236,7 +236,7 @@ td3: TD3, 2018. Fujimoto, van Hoof and Meger, arXiv:1802.09477
     recipes: pendulum halfcheetah smoke
 sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.05905
     variants: sac
-    recipes: pendulum halfcheetah reacher reacher_her pusher cooling smoke
+    recipes: pendulum halfcheetah reacher reacher_her fetch_reach pusher cooling smoke
 l2d: L2D, 2020. Zhang, Song, Cao et al., arXiv:2010.12621, arXiv:2010.16011
     variants: l2d
     recipes: lawrence smoke
