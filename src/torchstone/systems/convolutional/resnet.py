@@ -31,7 +31,7 @@ all 50,000 training images but the validation split are trained on.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -290,7 +290,7 @@ def with_drop_block(run: Run, recipe: Recipe) -> Run:
         for block in getattr(model, stage):
             # of the block's own mode: an average of the weights is a copy that evaluates meanwhile
             block.register_forward_hook(lambda block, _, y: drop(y) if block.training else y)
-    last, stream = recipe.steps * recipe.batch_size, run.state["stream"]
+    last, stream = recipe.steps * recipe.batch_size, cast("Any", run.state["stream"])
 
     def ramped(batch: Any) -> Any:
         drop.p = recipe.drop_block * min(1.0, stream.position / last)  # resumed with the stream
