@@ -243,7 +243,7 @@ def test_central_critic_names_the_task_in_which_it_helps():
 
 def test_central_critic_reads_the_seed_of_a_record():
     assert central_critic.recorded("qmix-independent", 0) == pytest.approx(-71.92869, abs=1e-4)
-    with pytest.raises(BadInput, match="has the seeds 0, 1, 2, not 7"):
+    with pytest.raises(BadInput, match="has the seeds 0, 1, 2, 3, 4, 5, not 7"):
         central_critic.recorded("qmix-independent", 7)
 
 

@@ -37,6 +37,7 @@ class SeedStream(IntEnum):
     SECOND_DOMAIN = 50  # the order of the second of two domains
     IMAGE_POOL = 51  # which generated images a pool keeps and returns
     LATENT_NOISE = 52  # of the latents that an autoencoder samples
+    SOUND_TOKENS = 53  # that each stage of a sound samples
     MODEL_TRAINING = 33  # which transitions a model of the environment is trained on, and in which order
     MODEL_ROLLOUTS = 34  # where they branch off, what is predicted, and which of it is learned from
     # these share a number with one above; no run has both of a pair

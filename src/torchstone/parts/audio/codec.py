@@ -13,8 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from torchstone.errors import BadInput
-from torchstone.parts.audio.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
-from torchstone.parts.audio.vocos import FrameEncoder, VocosConfig, VocosDecoder
+from torchstone.parts.audio.codec_networks import (
+    FrameEncoder,
+    SEANetConfig,
+    SEANetDecoder,
+    SEANetEncoder,
+    VocosConfig,
+    VocosDecoder,
+)
 from torchstone.parts.vae.residual_quantizer import ResidualQuantized, ResidualQuantizer
 
 Waveforms = Float[Tensor, "batch channels samples"]

@@ -121,7 +121,7 @@ KMEANS_ROWS, KMEANS_DRAW = 40_000, -2  # feature vectors that are clustered; whi
 AHEAD = 1  # what a group of tokens is given reaches so many groups further than itself
 DISTANCES, FARTHEST = 64, 256  # biases of relative positions; distances from the latter on share one
 INIT_STD = 0.02  # of the language models' initial weights
-TEMPERATURES = (0.6, 0.8, 0.6)  # of the semantic, coarse and fine stage in sampling (section IV-C)
+TEMPERATURES = (0.6, 0.8, 0.6)  # of the semantic, coarse and fine stage in sampling (section IV)
 PAUSE = 0.4  # seconds between the samples in one file
 
 
@@ -322,7 +322,7 @@ class TokenBlock(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """A decoder-only transformer with T5's relative positions, as in the paper (section IV-C). So what is
+    """A decoder-only transformer with T5's relative positions, as in the paper (section IV). So what is
     near is near wherever it stands, in a second recording as in a first.
 
     Each block has biases of its own. Distances up to 31 have one bias each.
@@ -827,7 +827,7 @@ def sample_sounds(
     """
     options = [
         {
-            "generator": torch.Generator().manual_seed(seed + stage),
+            "generator": derive_generator(seed, SeedStream.SOUND_TOKENS, stage),
             "temperature": usual if temperature is None else temperature,
             "top_k": top_k,
         }

@@ -7,7 +7,7 @@ import torch
 
 from torchstone.errors import BadInput
 from torchstone.parts.audio.codec import NeuralCodec
-from torchstone.parts.audio.vocos import (
+from torchstone.parts.audio.codec_networks import (
     FrameEncoder,
     VocosConfig,
     VocosDecoder,

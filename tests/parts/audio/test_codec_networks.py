@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.parts.audio.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder, pad_signal
+from torchstone.parts.audio.codec_networks import SEANetConfig, SEANetDecoder, SEANetEncoder, pad_signal
 from torchstone.references.encodec import ours_of, random_encodecs
 
 SMALL = {"dim": 3, "filters": 2, "ratios": (3, 2), "lstm_layers": 1}
