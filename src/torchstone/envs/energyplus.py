@@ -72,7 +72,7 @@ WEATHER = {
 }
 STEPS_PER_HOUR, DAYS = 4, 365
 STEPS_PER_DAY, SECONDS = 24 * STEPS_PER_HOUR, 3600 / STEPS_PER_HOUR
-WEEK = 7 * STEPS_PER_DAY  # an episode
+WEEK = 7 * STEPS_PER_DAY  # of an episode in other weather
 TRAINING_STEPS = 2 * STEPS_PER_DAY  # of an episode in the training weather
 BAND, MARGIN = (18.0, 27.0), 0.2  # °C, K
 ZONE_LIMITS, SUPPLY_LIMITS = (20.0, 26.8), (12.0, 18.0)  # °C; the model heats below 20

@@ -212,7 +212,10 @@ def _older_mujoco(spec: str) -> str:
     """From 3.12 on a joint type is in no tuple of MuJoCo's enum, where gymnasium-robotics looks for it."""
     if not spec.startswith("gymnasium_robotics:"):
         return ""
-    version = importlib.metadata.version("mujoco")
+    try:
+        version = importlib.metadata.version("mujoco")
+    except importlib.metadata.PackageNotFoundError:
+        return "; it needs more: pip install 'torchstone[robotics]'"
     is_new = tuple(map(int, version.split(".")[:2])) >= (3, 12)
     return f"; mujoco {version} may be too new for it: pip install 'torchstone[robotics]'" if is_new else ""
 

@@ -285,8 +285,9 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, step
         shape_of_cycle = {"steps": max(2, steps), "rise": optim.warmup_ratio or 0.3}
         cycle = partial(schedules.one_cycle, **shape_of_cycle, **final)
         share = partial(schedules.one_cycle, **shape_of_cycle, initial=0.0, final=0.0)
-        fall = lambda step: -MOMENTUM_FALL * share(step)  # noqa: E731
-        return Schedule(optimizer, lambda step: cycle(step), momentum_change=fall)
+        return Schedule(
+            optimizer, lambda step: cycle(step), momentum_change=lambda step: -MOMENTUM_FALL * share(step)
+        )
     plateau = schedules.Plateau(decay, optim.lr_patience) if name == "plateau" else None
     cycles = 1 + optim.lr_period_mult + optim.lr_period_mult**2
     in_steps: dict[str, Callable[[int], float]] = {

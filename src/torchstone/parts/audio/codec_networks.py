@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from torchstone.errors import BadInput
+from torchstone.parts.audio.spectrogram import power_spectrogram
 
 Signal = Float[Tensor, "batch channels time"]
 Filtered = Float[Tensor, "batch _ _"]  # of other channels or length
@@ -269,17 +270,16 @@ class VocosConfig:
         return self.window // 2 + 1
 
 
-def short_time_frames(
+def pad_frames(
     x: Float[Tensor, "batch samples"], window: int, hop: int
-) -> Float[Tensor, "batch frames window"]:
-    """Windowed frames, one every `hop` samples; the last hop is filled up with silence."""
+) -> Float[Tensor, "batch padded_samples"]:
+    """Silence around a sound, so that a window is centered on each hop; the last hop is filled up."""
     surplus = window - hop
-    padded = F.pad(x, (surplus // 2, surplus - surplus // 2 + -x.shape[-1] % hop))
-    return padded.unfold(-1, window, hop) * torch.hann_window(window, dtype=x.dtype, device=x.device)
+    return F.pad(x, (surplus // 2, surplus - surplus // 2 + -x.shape[-1] % hop))
 
 
 def overlap_frames(frames: Float[Tensor, "batch frames window"], hop: int) -> Float[Tensor, "batch samples"]:
-    """The sound whose windowed frames are nearest to these, in squares: `short_time_frames` undone."""
+    """The sound whose windowed frames are nearest to these, in squares: undoes `pad_frames` and windows."""
     count, window = frames.shape[1:]
     hann = torch.hann_window(window, dtype=frames.dtype, device=frames.device)
     total = (count - 1) * hop + window
@@ -336,9 +336,8 @@ class FrameEncoder(nn.Module):
         self.network = FrameNetwork(config, config.bins, config.dim, config.encoder_blocks)
 
     def forward(self, x: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim frames"]:
-        frames = short_time_frames(x[:, 0], self.config.window, self.config.hop)
-        spectrum = torch.fft.rfft(frames)
-        power = (spectrum.real.square() + spectrum.imag.square()) / self.config.window
+        window, hop = self.config.window, self.config.hop
+        power = power_spectrogram(pad_frames(x[:, 0], window, hop), window, hop, window) / window
         return self.network((power + LEAST_POWER).log() / LOG_SCALE).transpose(1, 2)
 
 

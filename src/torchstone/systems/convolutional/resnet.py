@@ -281,7 +281,7 @@ def with_drop_block(run: Run, recipe: Recipe) -> Run:
     """DropBlock (Ghiasi, Lin and Le 2018, arXiv:1810.12890) of the output of each block of the last two
     stages, in training; the share rises linearly from 0 to `recipe.drop_block` at the last update.
 
-    The paper drops residual and shortcut apart, and in the stage before the last a quarter as much."""
+    The paper drops residual and shortcut separately, and in the stage before the last a quarter as much."""
     if not recipe.drop_block:
         return run
     drop, update = DropBlock(0.0, recipe.drop_block_size), run.update

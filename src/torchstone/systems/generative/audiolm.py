@@ -387,7 +387,7 @@ class AudioLM(nn.Module):
     """Codec, semantic tokenizer, and the language models of three stages.
 
     Args:
-        codec: fields of `CodecConfig` and `SEANetConfig`.
+        codec: fields of `CodecConfig`, and of `VocosConfig` (with `hop`) or `SEANetConfig`.
         sizes: fields of `Sizes`.
         lm: `width`, `depth` and `heads` of the coarse network; the others have `small_depth` blocks.
         dropout: of the language models.
